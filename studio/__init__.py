@@ -1,0 +1,1 @@
+"""What a person meets: command line and pages. Imports everything, imported by nothing."""

@@ -1,0 +1,1 @@
+"""One readable recipe per file; imports adapters and pipelines, never studio."""
