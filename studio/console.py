@@ -1,0 +1,105 @@
+"""What goes where: results on stdout, everything else on stderr.
+
+stdout carries paths, or one JSON object a line; progress with the time left, notes and warnings go
+to stderr, so that `affect ... | xargs` works. It does not know what is being made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+def result(line: str) -> None:
+    """Write one line of result to stdout, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def result_json(data: object) -> None:
+    """Write one JSON object to stdout, on one line."""
+    result(json.dumps(data, ensure_ascii=False, sort_keys=True, default=str))
+
+
+def note(text: str) -> None:
+    """Write one line for people to stderr."""
+    sys.stderr.write(f"affect: {one_line(text)}\n")
+    sys.stderr.flush()
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """`text` on one line without control characters (it may come from a file)."""
+    flat = " ".join(str(text).split())
+    clean = "".join(c if c.isprintable() else "�" for c in flat)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+class Meter:
+    """A progress bar with the time left on stderr; two plain lines where stderr is no terminal.
+
+    Use as a context manager: `with Meter("loading image-tiny") as meter: meter.step(3, 20)`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._progress: Any = None
+        self._task: Any = None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Meter:
+        if not sys.stderr.isatty():
+            note(self.what)
+            return self
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(self.what, total=None)
+        return self
+
+    def say(self, what: str) -> None:
+        """Change what the bar says is going on."""
+        self.what = what
+        if self._progress is not None:
+            self._progress.update(self._task, description=one_line(what, 60))
+
+    def step(self, done: int, total: int) -> None:
+        """`done` of `total` steps are behind us."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=max(total, 1))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the meter was made."""
+        return time.monotonic() - self._start
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()

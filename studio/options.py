@@ -1,0 +1,99 @@
+"""One command-line option per field of a params dataclass, so that a knob is described once.
+
+A field's metadata (`help`, `min`, `max`, `step`, `advanced`) becomes the option's help, range and
+help panel. Options that were not given stay away: the dataclass keeps its own defaults. This file
+does not know any modality; it reads whatever frozen dataclass it is handed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+PANEL = "Picture"
+ADVANCED = "Picture, advanced"
+
+
+def with_params(verb: Callable[..., Any], params: type) -> Callable[..., Any]:
+    """Wrap `verb(**options, params: dict)` so that typer sees one option per field of `params`.
+
+    A field named like one of the verb's own options is left to the verb. Flags come as
+    `--name/--no-name`. The verb receives only what was given, as {field: value}.
+    """
+    own = inspect.signature(verb, eval_str=True)
+    hints = get_type_hints(params)
+    taken = {name for name in own.parameters if name != "params"}
+    fields = [field for field in dataclasses.fields(params) if field.name not in taken]
+    signature = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in own.parameters.items()
+        if name != "params"
+    ]
+    for field in fields:
+        kind = _plain(hints[field.name])
+        signature.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_option(field, kind),
+                annotation=kind | None,
+            )
+        )
+
+    def command(**given: Any) -> Any:
+        chosen = {field.name: given.pop(field.name) for field in fields}
+        kept = {name: value for name, value in chosen.items() if value is not None}
+        return verb(**given, params=kept)
+
+    command.__name__ = verb.__name__
+    command.__doc__ = verb.__doc__
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    return command
+
+
+def check_params(values: Mapping[str, Any], params: type) -> None:
+    """Raise a one-line ValueError when a value lies outside its field's `min` .. `max`.
+
+    Also for values that did not come through the command line, where typer has checked them.
+    """
+    known = {field.name: field for field in dataclasses.fields(params)}
+    for name, value in values.items():
+        if name not in known:
+            msg = f"unknown option {name}; allowed are {', '.join(known)}"
+            raise ValueError(msg)
+        low, high = known[name].metadata.get("min"), known[name].metadata.get("max")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            msg = f"--{name.replace('_', '-')}: {value:g} is outside {low} .. {high}"
+            raise ValueError(msg)
+
+
+def _plain(annotation: Any) -> Any:
+    """The bare type of a field: `int | None` gives int."""
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return next(kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _option(field: dataclasses.Field[Any], kind: Any) -> Any:
+    """A typer option that defaults to "not given" and shows the dataclass's own default."""
+    dashed = field.name.replace("_", "-")
+    flags = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
+    default = field.default
+    shown = ("on" if default else "off") if kind is bool else str(default)
+    numeric = kind in (int, float)
+    return typer.Option(
+        None,
+        flags,
+        help=str(field.metadata.get("help", "")),
+        min=field.metadata.get("min") if numeric else None,
+        max=field.metadata.get("max") if numeric else None,
+        show_default=shown if default not in (None, "") else False,
+        rich_help_panel=ADVANCED if field.metadata.get("advanced") else PANEL,
+    )

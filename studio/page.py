@@ -1,0 +1,358 @@
+"""The contact page: one self-contained HTML file that shows takes beside what readers saw in them.
+
+It works from `file://`, in dark and light, without scripts and without anything from elsewhere
+(a content policy in the page forbids both). Every string that comes out of a media file is treated
+as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
+the asked intensity as a tick, seed, seconds and the command that makes it again.
+
+The page deliberately does not know how takes are made or read; it is given finished ones. A bar
+says how a reader reads the picture, never what a person feels.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from adapters.emotion import CORE
+from pipelines.take import write_atomic
+
+if TYPE_CHECKING:
+    from pipelines.take import Take
+
+# One colour per emotion, for both themes: each has a contrast of at least 3:1 against the card's
+# two backgrounds, the WCAG 2.2 figure for graphics (1.4.11). Shared with the contact sheet.
+COLOURS: dict[str, str] = {
+    "neutral": "#868686",
+    "happiness": "#b8860b",
+    "excitement": "#dd6b20",
+    "amusement": "#b7791f",
+    "contentment": "#4c9a52",
+    "love": "#d64583",
+    "awe": "#4f7fe0",
+    "surprise": "#1f93a8",
+    "anger": "#d23f31",
+    "disgust": "#7f8a1d",
+    "fear": "#8a63d2",
+    "sadness": "#5279b5",
+    "boredom": "#857a6e",
+}
+
+# How many emotions a card lists: those asked for, then the strongest read, up to this many rows.
+ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderBars:
+    """What one reader saw: `name` and an intensity in 0..1 for each core emotion."""
+
+    name: str
+    intensities: dict[str, float]
+    in_domain: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One picture on the page, everything as plain text and numbers; nothing is trusted.
+
+    `before` is the photo a re-rendered picture started from. Paths may lie anywhere on this
+    machine; those that do not exist are left out.
+    """
+
+    picture: Path
+    prompt: str
+    emotion: str
+    asked: dict[str, float]
+    readers: tuple[ReaderBars, ...]
+    facts: tuple[str, ...]
+    command: str
+    before: Path | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def dominant(self) -> str:
+        """The emotion asked for most, or "neutral"."""
+        return max(self.asked, key=lambda name: self.asked[name]) if self.asked else "neutral"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A contact sheet or plot shown across the page."""
+
+    picture: Path
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, an optional sentence, large figures, then cards."""
+
+    title: str
+    text: str = ""
+    figures: tuple[Figure, ...] = ()
+    cards: tuple[Card, ...] = field(default=())
+
+
+def bars_of(reading: Mapping[str, Any] | None) -> tuple[ReaderBars, ...]:
+    """Every reader's intensities found in a take's reading, at any depth, in the order stored.
+
+    A reader's entry is a mapping with `intensities` (12 numbers) or `probabilities` (13, neutral
+    first). Anything malformed is skipped: the reading comes from a file that anyone may have made.
+    """
+    found: list[ReaderBars] = []
+
+    def visit(node: object, name: str, depth: int) -> None:
+        if not isinstance(node, Mapping) or depth > 4:
+            return
+        values = _numbers(node.get("intensities"), len(CORE))
+        if values is None:
+            chances = _numbers(node.get("probabilities"), len(CORE) + 1)
+            values = None if chances is None else chances[1:]
+        if values is not None:
+            domain = _numbers([node.get("in_domain")], 1)
+            found.append(
+                ReaderBars(
+                    str(node.get("reader") or name),
+                    dict(zip(CORE, values, strict=True)),
+                    None if domain is None else domain[0],
+                )
+            )
+            return
+        for key, child in node.items():
+            visit(child, str(key), depth + 1)
+
+    visit(reading, "reader", 0)
+    return tuple(found)
+
+
+def _numbers(values: object, count: int) -> list[float] | None:
+    """`values` as `count` finite floats clipped to 0..1, or None."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        return None
+    numbers = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not math.isfinite(value):
+            return None
+        numbers.append(min(max(float(value), 0.0), 1.0))
+    return numbers
+
+
+def card_of(take: Take) -> Card:
+    """The card of a take, all of it from the take itself."""
+    request = take.request
+    state = request.emotion.at(0.0)
+    asked = {
+        name: float(value)
+        for name, value in zip(CORE, state.intensities, strict=True)
+        if value > 0.0
+    }
+    facts = [f"seed {request.seed}"]
+    if take.seconds:
+        facts.append(f"{take.seconds:.1f} s")
+    facts.append(str(request.backbone))
+    chosen = take.chosen or {}
+    if isinstance(chosen, Mapping) and chosen.get("of"):
+        facts.append(f"best of {chosen['of']}")
+    before = request.inputs.get("init")
+    return Card(
+        picture=Path(take.path),
+        prompt=request.prompt,
+        emotion=request.emotion.text,
+        asked=asked,
+        readers=bars_of(take.reading),
+        facts=tuple(facts),
+        command=remake_command(take),
+        before=None if before is None else Path(before),
+    )
+
+
+def remake_command(take: Take) -> str:
+    """The shell command that makes the same picture again from the file alone."""
+    return f"affect remake {shlex.quote(str(take.path))}"
+
+
+def sections_of(takes: Iterable[Take]) -> list[Section]:
+    """One section per prompt, in order of first appearance."""
+    groups: dict[str, list[Card]] = {}
+    for take in takes:
+        groups.setdefault(take.request.prompt, []).append(card_of(take))
+    return [Section(title=prompt, cards=tuple(cards)) for prompt, cards in groups.items()]
+
+
+def write_page(
+    sections: Sequence[Section], path: Path, *, title: str = "Affect Studio", lead: str = ""
+) -> Path:
+    """Write the page to `path` in one piece and return it. Pictures are linked, not copied."""
+    write_atomic(path, render(sections, path.parent, title=title, lead=lead).encode())
+    return path
+
+
+def render(
+    sections: Sequence[Section], folder: Path, *, title: str = "Affect Studio", lead: str = ""
+) -> str:
+    """The page as text; links are relative to `folder` where they can be."""
+    body = "\n".join(_section(section, folder) for section in sections)
+    return _PAGE.format(
+        title=html.escape(title),
+        lead=f'<p class="lead">{html.escape(lead)}</p>' if lead else "",
+        style=_STYLE,
+        body=body or '<p class="lead">No takes yet.</p>',
+        legend=_LEGEND,
+    )
+
+
+def _section(section: Section, folder: Path) -> str:
+    parts = [f"<section><h2>{html.escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{html.escape(section.text)}</p>")
+    for figure in section.figures:
+        parts.append(
+            f'<figure class="wide"><a href="{_link(figure.picture, folder)}">'
+            f'<img src="{_link(figure.picture, folder)}" alt="{html.escape(figure.alt)}"></a>'
+            f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
+        )
+    if section.cards:
+        parts.append('<div class="cards">')
+        parts.extend(_card(card, folder) for card in section.cards)
+        parts.append("</div>")
+    parts.append("</section>")
+    return "\n".join(parts)
+
+
+def _card(card: Card, folder: Path) -> str:
+    colour = COLOURS.get(card.dominant, COLOURS["neutral"])
+    alt = html.escape(f"{card.prompt}, made with the emotion {card.emotion}")
+    link = _link(card.picture, folder)
+    image = f'<a href="{link}"><img src="{link}" alt="{alt}" loading="lazy"></a>'
+    if card.before is not None and card.before.is_file():
+        before = _link(card.before, folder)
+        image = (
+            f'<div class="pair"><a href="{before}"><img src="{before}" loading="lazy" '
+            f'alt="The photo it started from"></a>{image}</div>'
+        )
+    return (
+        f'<article style="--c:{colour}">{image}<div class="body">'
+        f'<h3><span class="dot"></span>{html.escape(card.emotion)}</h3>'
+        f"{_chart(card)}"
+        f'<p class="facts">{html.escape(" · ".join(card.facts))}</p>'
+        f"<details><summary>Make it again</summary><p>{html.escape(card.prompt)}</p>"
+        f"<code>{html.escape(card.command)}</code></details>"
+        "</div></article>"
+    )
+
+
+def _chart(card: Card) -> str:
+    """Rows of thin bars, one bar a reader, with a tick at the intensity asked for."""
+    if not card.readers:
+        return '<p class="facts">not read</p>'
+    strongest = {name: max(r.intensities[name] for r in card.readers) for name in CORE}
+    rows = sorted(card.asked, key=lambda name: -card.asked[name])
+    rows += sorted((n for n in CORE if n not in rows), key=lambda name: -strongest[name])
+    rows = rows[: max(ROWS, len(card.asked))]
+    lines = []
+    for name in rows:
+        asked = card.asked.get(name)
+        spoken = [f"{name}:"] + ([f"asked {asked:.2f},"] if asked is not None else [])
+        bars = []
+        for index, reader in enumerate(card.readers):
+            value = reader.intensities[name]
+            spoken.append(f"{reader.name} reads {value:.2f},")
+            bars.append(f'<i class="bar r{index % 2}" style="width:{100 * value:.1f}%"></i>')
+        tick = "" if asked is None else f'<b style="left:{100 * min(asked, 1.0):.1f}%"></b>'
+        best = " / ".join(_short(reader.intensities[name]) for reader in card.readers)
+        label = html.escape(" ".join(spoken).rstrip(",:"), quote=True)
+        lines.append(
+            f'<li aria-label="{label}" style="--c:{COLOURS[name]}"><span>{name}</span>'
+            f'<span class="track">{"".join(bars)}{tick}</span><span class="num">{best}</span></li>'
+        )
+    names = " / ".join(html.escape(reader.name) for reader in card.readers)
+    return f'<ul class="chart" title="readers: {names}">{"".join(lines)}</ul>'
+
+
+def _short(value: float) -> str:
+    """Two digits without the leading zero, so that two numbers fit beside a bar."""
+    text = f"{value:.2f}"
+    return text if text.startswith("1") else text[1:]
+
+
+def _link(path: Path, folder: Path) -> str:
+    """A relative link from `folder`, percent-encoded and escaped for an attribute."""
+    relative = os.path.relpath(path.resolve(), folder.resolve()).replace(os.sep, "/")
+    return html.escape(quote(relative), quote=True)
+
+
+_LEGEND = (
+    "Each row is one emotion. The tick is the intensity asked for; the upper bar is the critic "
+    "that helps choose pictures, the lower bar an independent reader that never does. Bars say "
+    "how a reader reads the picture, not what a person feels. Every picture here is synthetic."
+)
+
+_STYLE = """
+:root{color-scheme:light dark;--bg:#f6f5f2;--card:#fff;--ink:#1d1f24;--soft:#62656e;--line:#e2e0da;
+--track:#eceae4}
+@media(prefers-color-scheme:dark){:root{--bg:#101216;--card:#1a1d23;--ink:#e9e8e4;--soft:#a0a4ae;
+--line:#2b2f37;--track:#2a2e36}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:84rem;padding:2.5rem clamp(1rem,4vw,3rem) 4rem;background:var(--bg);
+color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:2rem;line-height:1.15;letter-spacing:-.02em;margin:0 0 .4rem}
+h2{font-size:1.2rem;margin:2.6rem 0 .9rem;overflow-wrap:anywhere}
+.lead,section>p{color:var(--soft);max-width:46rem;margin:.2rem 0 1rem}
+.cards{display:grid;gap:1.1rem;grid-template-columns:repeat(auto-fill,minmax(15.5rem,1fr))}
+article{background:var(--card);border:1px solid var(--line);border-radius:12px;overflow:hidden;
+display:flex;flex-direction:column}
+article img{display:block;width:100%;aspect-ratio:1;object-fit:cover;background:var(--track)}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
+.pair img{height:100%}
+article:has(.pair){grid-column:span 2}
+@media(max-width:38rem){article:has(.pair){grid-column:auto}}
+.body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
+h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;
+overflow-wrap:anywhere}
+.dot{flex:none;width:.7rem;height:.7rem;border-radius:50%;background:var(--c)}
+.chart{list-style:none;margin:0 0 .6rem;padding:0;font-size:.8rem}
+.chart li{display:grid;grid-template-columns:6.2em 1fr 4.1em;align-items:center;gap:.55rem;
+margin:.22rem 0}
+.chart span:first-child{color:var(--soft)}
+.track{position:relative;height:13px;border-radius:3px;background:var(--track)}
+.bar{position:absolute;left:0;height:5px;border-radius:2px;background:var(--c);min-width:1px}
+.r0{top:1px}.r1{bottom:1px;opacity:.55}
+.track b{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;background:var(--ink)}
+.num{color:var(--soft);font-variant-numeric:tabular-nums;text-align:right}
+.facts{color:var(--soft);font-size:.8rem;margin:auto 0 .3rem}
+details{font-size:.8rem}
+summary{cursor:pointer;color:var(--soft)}
+code{display:block;padding:.5rem .6rem;border-radius:6px;background:var(--track);
+overflow-wrap:anywhere;user-select:all;font:.78rem/1.45 ui-monospace,Menlo,Consolas,monospace}
+figure.wide{margin:0 0 1.2rem;padding:.8rem;background:var(--card);border:1px solid var(--line);
+border-radius:12px}
+figure.wide img{display:block;max-width:100%;margin:auto;border-radius:6px}
+figcaption{color:var(--soft);font-size:.85rem;margin-top:.6rem}
+footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--line);color:var(--soft);
+font-size:.85rem;max-width:56rem}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title><style>{style}</style></head>
+<body><header><h1>{title}</h1>{lead}</header>
+<main>
+{body}
+</main>
+<footer>{legend}</footer>
+</body></html>
+"""
