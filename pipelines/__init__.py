@@ -1,0 +1,223 @@
+"""Request to media. This file is the only registry: which backbones there are, and two verbs.
+
+`load(name)` returns an ordinary diffusers pipeline, `generate(requests)` is the one seam that the
+command line, batches and a page use: an iterator of `Step` (where the work stands) and `Take` (a
+finished file). It is an iterator so that Stop stops: closing it ends the run within one step.
+
+A new backbone is one row of `BACKBONES`; the contract tests cover it by its `family`. Nothing
+heavy is imported here, so that listing the table costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.assets import ASSETS
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from pipelines.take import Request, Take
+
+
+class BackboneError(ValueError):
+    """A backbone that is not known, not here or not safe to load; one line, with a next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """One row: a name, where its weights are, and what suits it.
+
+    `weights` is a folder under `assets/` or a hub id; `revision` a commit of the hub repository;
+    `family` the key of tests/tiny.py that builds a tiny instance of its real classes; `defaults`
+    replaces defaults of the modality's params (distilled models want few steps); `call` are extra
+    arguments of the diffusers call; `memory_gb` what one picture needs in half precision.
+    """
+
+    name: str
+    modality: str
+    weights: str
+    family: str
+    licence: str
+    memory_gb: float
+    revision: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the weights come with the project."""
+        return self.weights.startswith("models/")
+
+    @property
+    def folder(self) -> Path | None:
+        """Local folder of the weights, None when they live in the hub cache."""
+        if self.embedded:
+            return ASSETS / self.weights
+        path = Path(self.weights).expanduser()
+        return path if path.is_dir() else None
+
+
+# Guidance and steps of the distilled rows are those of their model cards.
+BACKBONES: dict[str, Backbone] = {
+    row.name: row
+    for row in (
+        Backbone("image-tiny", "image", "models/image-tiny", "sd15", "Apache-2.0", 0.2),
+        Backbone(
+            "sd15",
+            "image",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "sd15",
+            "CreativeML-OpenRAIL-M",
+            3,
+        ),
+        Backbone(
+            "sdxl",
+            "image",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "sdxl",
+            "CreativeML-OpenRAIL++-M",
+            8,
+        ),
+        Backbone(
+            "sd3",
+            "image",
+            "stabilityai/stable-diffusion-3.5-medium",
+            "sd3",
+            "Stability-Community",
+            18,
+        ),
+        Backbone(
+            "flux",
+            "image",
+            "black-forest-labs/FLUX.1-schnell",
+            "flux",
+            "Apache-2.0",
+            34,
+            defaults={"steps": 4, "guidance_scale": 0.0},
+            call={"max_sequence_length": 256},  # the most that schnell takes
+        ),
+        Backbone(
+            "flux2-klein",
+            "image",
+            "black-forest-labs/FLUX.2-klein-4B",
+            "flux2-klein",
+            "Apache-2.0",
+            17,
+            defaults={"steps": 4, "guidance_scale": 1.0},
+        ),
+        Backbone(
+            "z-image",
+            "image",
+            "Tongyi-MAI/Z-Image-Turbo",
+            "z-image",
+            "Apache-2.0",
+            21,
+            defaults={"steps": 9, "guidance_scale": 0.0},
+        ),
+        Backbone("qwen-image", "image", "Qwen/Qwen-Image", "qwen-image", "Apache-2.0", 58),
+    )
+}
+
+DEFAULT = "image-tiny"
+MAKERS = {"image": "pipelines.image"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the work stands.
+
+    `index` of `total` denoising steps of the whole call are done; `eta` seconds remain (None
+    before the first step); `stage` is "load", "denoise" or "read"; `notes` are new one-line
+    warnings for people; `preview` a small picture of the predicted result, if asked for.
+    """
+
+    index: int
+    total: int
+    eta: float | None = None
+    stage: str = "denoise"
+    notes: tuple[str, ...] = ()
+    preview: Any = None
+
+
+def resolve(backbone: str) -> Backbone:
+    """Return the row of a name, or a row made for a folder or a hub id ("owner/name").
+
+    A hub id or folder that a row already names is that row. Anything else is an error that shows
+    the nearest names.
+    """
+    text = str(backbone).strip()
+    for row in BACKBONES.values():
+        if text in (row.name, row.weights):
+            return row
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        for row in BACKBONES.values():
+            if row.folder is not None and row.folder.resolve() == path.resolve():
+                return row
+        return Backbone(str(path), "image", str(path), "", "see its model card", 0)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and " " not in text:
+        return Backbone(text, "image", text, "", "see its model card", 0)
+    near = difflib.get_close_matches(text, BACKBONES, n=2) or list(BACKBONES)
+    msg = (
+        f"backbone: {text!r} is not a name, a folder here or a hub id owner/name; "
+        f"did you mean {' or '.join(near)}? (`affect models list` shows all)"
+    )
+    raise BackboneError(msg)
+
+
+def load(
+    backbone: str = DEFAULT,
+    *,
+    device: str | None = None,
+    dtype: Any = None,
+    offline: bool | None = None,
+) -> DiffusionPipeline:
+    """Load a backbone as an ordinary diffusers text-to-image pipeline.
+
+    Args:
+        backbone: a name of `BACKBONES`, a folder in diffusers' layout, or a hub id.
+        device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
+        dtype: a torch dtype; None is float32 on a CPU, bfloat16 elsewhere.
+        offline: look only at this machine; None asks the environment (HF_HUB_OFFLINE).
+
+    Raises:
+        BackboneError: unknown name, missing weights (says how to get them), pickled weights.
+    """
+    from pipelines.weights import load_pipeline
+
+    return load_pipeline(resolve(backbone), device=device, dtype=dtype, offline=offline)
+
+
+def pull(backbone: str) -> Path:
+    """Download the safetensors weights of a hub backbone and return the cached folder."""
+    from pipelines.weights import pull as download
+
+    return download(resolve(backbone))
+
+
+def generate(requests: Request | Sequence[Request], **options: Any) -> Iterator[Step | Take]:
+    """Make media; see the modality's own `generate` for its options (pipelines.image).
+
+    All requests are checked before this returns, so a mistake starts nothing. Requests of the
+    same backbone, params and inputs are one batch with an emotion and a seed each.
+    """
+    from pipelines.take import Request
+
+    wanted = [requests] if isinstance(requests, Request) else list(requests)
+    if not wanted:
+        msg = "requests: none were given; pass at least one Request"
+        raise ValueError(msg)
+    modalities = {request.modality for request in wanted}
+    if len(modalities) > 1 or not modalities <= set(MAKERS):
+        msg = (
+            f"modality: {', '.join(sorted(modalities))} in one call; "
+            f"this version makes {', '.join(MAKERS)}, one modality a call"
+        )
+        raise ValueError(msg)
+    return import_module(MAKERS[modalities.pop()]).generate(wanted, **options)
