@@ -1,0 +1,525 @@
+"""LoRA sliders: one bipolar peft adapter per emotion, whose weight is the emotion's intensity.
+
+`LoraBank` loads `<emotion>.safetensors` files into a pipeline's denoiser, where they lie inactive
+until `steer` gives every SAMPLE of the batch its own weight per emotion. The weight is a broadcast
+tensor in peft's `LoraLayer.scaling[adapter]`, so that a whole grid of emotions x levels is one
+forward pass; it equals separate runs up to rounding.
+
+Deliberately not used: diffusers' `set_adapters(weights={...})`, whose dict form matches block names
+as substrings ("transformer_blocks.1" also hits blocks 10 and 11) and knows no per-sample weight;
+peft's mixed-batch `adapter_names`, which takes one adapter a sample at one strength. Knows nothing
+of how sliders are trained (training/lora.py) or of what their weights should be (calibration.py).
+
+Source: Concept Sliders (arXiv 2311.12092) for adapters whose weight is an intensity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adapters.emotion import CORE
+from adapters.families import require
+from adapters.steps import StepClock
+
+Gains = Mapping[str, Callable[[float], float]]
+Branch = Literal["both", "cond"]
+
+# Keeps our adapters apart from those a user has loaded for style under plain names.
+_PREFIX = "affect_"
+
+
+class LoraError(ValueError):
+    """A slider file, a block name or a track that cannot be used; its one line says what can."""
+
+
+def denoiser_of(pipe: Any) -> tuple[str, nn.Module]:
+    """The denoiser's attribute name ("unet" or "transformer") and the module itself."""
+    name = require(pipe, "lora").denoiser
+    return name, getattr(pipe, name)
+
+
+def lora_layers(denoiser: nn.Module) -> dict[str, LoraLayer]:
+    """Every layer of `denoiser` that carries peft adapters, by module name."""
+    return {name: m for name, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
+
+
+def block_weights(names: list[str], blocks: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each module, from weights keyed by EXACT block or module names.
+
+    A key covers the module of that name and everything under it, on whole path parts: "blocks.1"
+    covers "blocks.1.attn" and not "blocks.10". The longest key wins; what no key covers keeps 1.
+
+    Raises:
+        LoraError: for a key that covers nothing, naming the nearest names there are.
+    """
+    used = set()
+    weights = {}
+    for name in names:
+        keys = [key for key in blocks if name == key or name.startswith(key + ".")]
+        used.update(keys)
+        weights[name] = float(blocks[max(keys, key=len)]) if keys else 1.0
+    for key in blocks:
+        if key not in used:
+            parts = {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)}
+            near = ", ".join(get_close_matches(key, sorted(parts), n=3, cutoff=0.3)) or "none"
+            msg = f"blocks: no slider layer lies under {key!r}; nearest names: {near}"
+            raise LoraError(msg)
+    return weights
+
+
+def amounts(track: ArrayLike, strength: float, gains: Gains | None = None) -> NDArray[np.float64]:
+    """Slider weights (B, 12) of a track (B, 12): strength x gain of each intensity.
+
+    Negative intensities push a bipolar slider the other way; a gain is applied to the magnitude.
+
+    Raises:
+        LoraError: when the track is not (B, 12) or holds a number that is not finite.
+    """
+    rows = np.atleast_2d(np.asarray(track, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != len(CORE) or len(rows) == 0:
+        msg = f"track: expected shape (B, {len(CORE)}), received {np.shape(track)}"
+        raise LoraError(msg)
+    if not (np.isfinite(rows).all() and np.isfinite(strength)):
+        msg = "track, strength: expected finite numbers, received inf or nan; check the calibration"
+        raise LoraError(msg)
+    if gains is not None:
+        rows = rows.copy()
+        for index, name in enumerate(CORE):
+            if name in gains:
+                rows[:, index] = [
+                    np.sign(x) * gains[name](abs(x)) if x else 0.0 for x in rows[:, index]
+                ]
+    return rows * float(strength)
+
+
+class LoraBank:
+    """The emotion sliders of one backbone.
+
+    Args:
+        source: a folder of `<emotion>.safetensors` files named after CORE, or {emotion: file}.
+
+    Raises:
+        LoraError: when there is no such file, a name is not one of CORE, or a file is no slider.
+    """
+
+    def __init__(self, source: Path | str | Mapping[str, Path | str]) -> None:
+        if isinstance(source, Mapping):
+            files = {name: Path(path) for name, path in source.items()}
+            for name in files:
+                if name not in CORE:
+                    msg = f"sliders: {name!r} is not a core emotion; use one of {', '.join(CORE)}"
+                    raise LoraError(msg)
+        else:
+            folder = Path(source)
+            files = {name: folder / f"{name}.safetensors" for name in CORE}
+            files = {name: path for name, path in files.items() if path.is_file()}
+        if not files:
+            msg = f"sliders: no <emotion>.safetensors in {source}; train some with training.lora"
+            raise LoraError(msg)
+        self.files = {name: files[name] for name in CORE if name in files}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The emotions this bank has a slider for, in CORE order."""
+        return tuple(self.files)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the names and bytes of all sliders: what a calibration holds for."""
+        total = hashlib.sha256()
+        for name, path in self.files.items():
+            total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()[:16]
+
+    def mask(self, track: ArrayLike) -> NDArray[np.float64]:
+        """The part (B, 12) of a track that this bank can act on; other emotions become 0."""
+        rows = np.atleast_2d(np.array(track, dtype=np.float64))
+        rows[:, [name not in self.files for name in CORE]] = 0.0
+        return rows
+
+    def loaded(self, pipe: Any) -> bool:
+        """Whether all sliders of this bank lie in the pipeline's denoiser."""
+        config = getattr(denoiser_of(pipe)[1], "peft_config", {})
+        return all(_PREFIX + name in config for name in self.files)
+
+    def load_into(self, pipe: Any) -> None:
+        """Add the sliders to the pipeline's denoiser, inactive; its outputs stay bit-equal.
+
+        Loading twice does nothing. Adapters that a user has loaded keep their state.
+
+        Raises:
+            LoraError: when a file does not fit the denoiser; nothing stays loaded then.
+        """
+        part, denoiser = denoiser_of(pipe)
+        if self.loaded(pipe):
+            return
+        before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
+        try:
+            for name, path in self.files.items():
+                if _PREFIX + name not in getattr(denoiser, "peft_config", {}):
+                    state = _read_slider(path, part, denoiser)
+                    denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
+        except Exception as error:
+            self.unload(pipe)
+            if isinstance(error, LoraError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            msg = f"sliders: {path} does not fit {type(denoiser).__name__}: {reason}"
+            raise LoraError(msg) from error
+        finally:
+            for name, layer in lora_layers(denoiser).items():
+                _activate(layer, before.get(name, []))
+                for key, parameter in layer.named_parameters():
+                    if f".{_PREFIX}" in key:
+                        parameter.requires_grad_(False)
+
+    def unload(self, pipe: Any) -> None:
+        """Take the sliders out again; without other adapters the denoiser is as it was built."""
+        _, denoiser = denoiser_of(pipe)
+        config = getattr(denoiser, "peft_config", {})
+        ours = [_PREFIX + name for name in self.files if _PREFIX + name in config]
+        if not ours:
+            return
+        before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
+        denoiser.delete_adapters(ours)
+        if not getattr(denoiser, "peft_config", None):
+            denoiser.unload_lora()
+            return
+        for name, layer in lora_layers(denoiser).items():
+            _activate(layer, [a for a in before[name] if a not in ours])
+
+    @contextmanager
+    def steer(
+        self,
+        pipe: Any,
+        track: ArrayLike,
+        strength: float = 1.0,
+        gains: Gains | None = None,
+        blocks: Mapping[str, float] | None = None,
+        *,
+        branch: Branch = "both",
+        start: float = 0.0,
+    ) -> Iterator[None]:
+        """Weigh the sliders per sample while the context is open; the denoiser is restored after.
+
+        Args:
+            pipe: a pipeline this bank was loaded into.
+            track: (B, 12) intensities, one row a prompt, usually 0..1; negative goes to the
+                opposite pole. `num_images_per_prompt` repeats each row, as diffusers repeats
+                prompts; one row serves any batch.
+            strength: multiplies every weight. 0 leaves the pipeline alone, bit-equal.
+            gains: calibrated a -> a' per emotion, e.g. from calibration.py.
+            blocks: weight per denoiser block or module by exact name (see `block_weights`).
+            branch: "both" steers both halves of classifier-free guidance, as a LoRA is normally
+                used; "cond" leaves the unconditional half plain, which multiplies the effect by
+                about the guidance scale.
+            start: share of the steps, 0..1, during which the weights stay 0. Around 0.2 keeps the
+                layout of the unsteered picture (the SDEdit trick of Concept Sliders).
+
+        Raises:
+            LoraError: for a bad track, an emotion without a slider, a bank that is not loaded, a
+                fused adapter, an unknown block, or a batch that does not fit the track.
+        """
+        weights = amounts(track, strength, gains)
+        used = [i for i, name in enumerate(CORE) if weights[:, i].any()]
+        if not used:
+            yield
+            return
+        lacking = [CORE[i] for i in used if CORE[i] not in self.files]
+        if lacking:
+            msg = (
+                f"track: no slider for {', '.join(lacking)}; this bank has {', '.join(self.names)}"
+            )
+            raise LoraError(msg)
+        if not self.loaded(pipe):
+            msg = "sliders: not loaded into this pipeline; call load_into(pipe) first"
+            raise LoraError(msg)
+        if branch not in ("both", "cond"):
+            msg = f"branch: expected 'both' or 'cond', received {branch!r}"
+            raise LoraError(msg)
+        if not 0.0 <= start <= 1.0:
+            msg = f"start: allowed 0 to 1, received {start}"
+            raise LoraError(msg)
+        _, denoiser = denoiser_of(pipe)
+        adapters = {_PREFIX + CORE[i]: weights[:, i] for i in used}
+        layers = {
+            name: layer
+            for name, layer in lora_layers(denoiser).items()
+            if not adapters.keys().isdisjoint(layer.lora_A)
+        }
+        if any(layer.merged for layer in layers.values()):
+            msg = "sliders: an adapter is fused, weights have no effect; call unfuse_lora() first"
+            raise LoraError(msg)
+        shares = block_weights(list(layers), blocks or {})
+        clock = StepClock(pipe)
+        batch = _Batch(pipe, len(weights), branch, lambda: clock.fraction < start)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(clock.running(on_start=batch.begin))
+            hook = denoiser.register_forward_pre_hook(batch.observe, with_kwargs=True)
+            stack.callback(hook.remove)
+            for name, layer in layers.items():
+                stack.enter_context(_weighed(layer, adapters, shares[name], batch, name))
+            yield
+
+
+class _Batch:
+    """Which row of the track each row of the denoiser's current batch belongs to."""
+
+    def __init__(self, pipe: Any, rows: int, branch: Branch, resting: Callable[[], bool]) -> None:
+        self.pipe, self.rows, self.branch, self.resting = pipe, rows, branch, resting
+        self.cfg = require(pipe, "lora").cfg
+        self.layout: tuple[int, bool, bool] | None = None
+        self.index = torch.zeros(0, dtype=torch.long)
+        self.share = torch.zeros(0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the calls of the run before."""
+        self._calls, self._last = 0, None
+
+    def observe(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the denoiser: find the true batch size of this call."""
+        parameters = list(inspect.signature(denoiser.forward).parameters)
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        sample = named[parameters[0]]
+        size = len(sample)
+        if size % self.rows:
+            msg = (
+                f"track: {self.rows} rows do not fit a batch of {size}; "
+                "give one row a prompt, or a single row for all"
+            )
+            raise LoraError(msg)
+        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        doubled = (
+            guided
+            and self.cfg != "two-calls"
+            and size % (2 * self.rows) == 0
+            # Z-Image may switch guidance off half-way, after which the batch is single again.
+            and _halves_equal(sample)
+        )
+        plain = self.branch == "cond" and not doubled and self._second_call(named)
+        layout = (size, doubled, plain or self.resting())
+        if layout != self.layout:
+            self.layout = layout
+            real = size // 2 if doubled else size
+            index = torch.arange(self.rows).repeat_interleave(real // self.rows)
+            share = torch.full((real,), 0.0 if layout[2] else 1.0)
+            if doubled:
+                other = share if self.branch == "both" else torch.zeros_like(share)
+                halves = (share, other) if self.cfg == "cond-first" else (other, share)
+                index, share = torch.cat([index, index]), torch.cat(halves)
+            self.index, self.share = index, share
+
+    def _second_call(self, named: dict[str, Any]) -> bool:
+        """Whether this is the unconditional call of a family that runs the branches in turn.
+
+        All of them run the conditional branch first, then the other at the same timestep.
+        """
+        if self.cfg != "two-calls":
+            return False
+        time = named.get("timestep", named.get("t"))
+        now = None if time is None else float(torch.as_tensor(time).flatten()[0])
+        self._calls = self._calls + 1 if now == self._last else 0
+        self._last = now
+        return self._calls % 2 == 1
+
+    def scale(self, column: NDArray[np.float64], factor: float, x: torch.Tensor, name: str) -> Any:
+        """The broadcast tensor for a layer whose input is `x`, or a float where rows agree."""
+        rows = torch.from_numpy(column)[self.index] * self.share * factor
+        if len(x) == len(rows):
+            pass
+        elif x.ndim > 2 and len(x) % len(rows) == 0:  # frames folded into the batch, samples first
+            rows = rows.repeat_interleave(len(x) // len(rows))
+        elif bool((rows == rows[0]).all()):
+            return float(rows[0])
+        else:
+            msg = (
+                f"sliders: layer {name} mixes the samples of a batch and cannot be weighed per "
+                "sample; leave it out of the slider or run one emotion at a time"
+            )
+            raise LoraError(msg)
+        return rows.to(x.device, torch.float32).view(-1, *(1,) * (x.ndim - 1))
+
+
+def _halves_equal(sample: Any) -> bool:
+    half = len(sample) // 2
+    pairs = zip(sample[:half], sample[half:], strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@contextmanager
+def _weighed(
+    layer: LoraLayer,
+    adapters: Mapping[str, NDArray[np.float64]],
+    share: float,
+    batch: _Batch,
+    name: str,
+) -> Iterator[None]:
+    """Activate `adapters` on one layer, scaled per sample during its forward pass only."""
+    ours = [adapter for adapter in adapters if adapter in layer.lora_A]
+    plain = {adapter: layer.scaling[adapter] for adapter in ours}
+    active, off = list(layer.active_adapters), layer.disable_adapters
+    cache: dict[Any, Any] = {}
+
+    def weigh(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["x"]
+        for adapter in ours:
+            dtype = layer.lora_B[adapter].weight.dtype
+            key = (adapter, batch.layout, x.shape[0], x.ndim, dtype, x.device)
+            if key not in cache:
+                value = batch.scale(adapters[adapter], share * plain[adapter], x, name)
+                # A float32 tensor would promote a bf16 model's activations.
+                cache[key] = value.to(dtype) if isinstance(value, torch.Tensor) else value
+            layer.scaling[adapter] = cache[key]
+
+    def unweigh(*_: Any) -> None:
+        # Between calls the table holds floats: diffusers multiplies it in place for `lora_scale`.
+        layer.scaling.update(plain)
+
+    handles = [
+        layer.register_forward_pre_hook(weigh, with_kwargs=True),
+        layer.register_forward_hook(unweigh, always_call=True),
+    ]
+    try:
+        with _same_grads(layer):
+            if off:
+                layer.enable_adapters(True)
+            # A user who disabled their own adapters keeps them off.
+            _activate(layer, [*([] if off else active), *ours])
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        layer.scaling.update(plain)
+        with _same_grads(layer):
+            _activate(layer, active)
+            if off:
+                layer.enable_adapters(False)
+
+
+def _activate(layer: LoraLayer, names: list[str]) -> None:
+    """Set a layer's active adapters and nothing else (peft also flips requires_grad)."""
+    with _same_grads(layer):
+        layer.set_adapter(names, inference_mode=True)
+
+
+@contextmanager
+def _same_grads(layer: nn.Module) -> Iterator[None]:
+    flags = {name: p.requires_grad for name, p in layer.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, p in layer.named_parameters():
+            p.requires_grad_(flags[name])
+
+
+def _read_slider(path: Path, part: str, denoiser: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a slider file, keyed "<part>.<module>.lora_A.weight", checked for fit."""
+    if path.suffix != ".safetensors":
+        msg = f"sliders: {path} is not a .safetensors file; other formats may run code when read"
+        raise LoraError(msg)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"sliders: {path} cannot be read ({error}); fetch or train it again"
+        raise LoraError(msg) from error
+    endings = (".lora_A.weight", ".lora_B.weight")
+    odd = [k for k in state if not (k.startswith(part + ".") and k.endswith(endings))]
+    if odd or not state:
+        msg = (
+            f"sliders: {path} has keys like {odd[0] if odd else 'none'!r}; expected plain LoRA "
+            f"keys '{part}.<module>.lora_A.weight' for {type(denoiser).__name__}"
+        )
+        raise LoraError(msg)
+    modules = dict(denoiser.named_modules())
+    for key in state:
+        name = key.removeprefix(part + ".").rsplit(".lora_", 1)[0]
+        if name not in modules:
+            msg = f"sliders: {path} is for another model, {type(denoiser).__name__} has no {name}"
+            raise LoraError(msg)
+    return state
+
+
+def write_slider(
+    path: Path, part: str, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write one slider, loadable by `LoraBank` and by diffusers' `load_lora_weights`.
+
+    Args:
+        path: `<emotion>.safetensors`; written beside itself first and moved into place.
+        part: "unet" or "transformer".
+        state: {"<module>.lora_A.weight": tensor, ...} with alpha equal to the rank, which is what
+            loaders assume of a file without alphas.
+        metadata: JSON values kept under the key "affect".
+    """
+    tensors = {f"{part}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(tensors, path, {"format": "pt", "affect": json.dumps(dict(metadata), sort_keys=True)})
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `write_slider` kept under "affect"; empty for a file from elsewhere."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("affect", "{}")
+    return dict(json.loads(text))
+
+
+def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") -> None:
+    """Copy a slider for other programs: "peft" for diffusers, "kohya" for most user interfaces.
+
+    Raises:
+        LoraError: for "kohya" on a transformer, whose layers those programs name and fuse
+            differently for every model.
+    """
+    state = load_file(path)
+    note = {"format": "pt", "affect": json.dumps(read_metadata(path), sort_keys=True)}
+    if layout == "peft":
+        _save(state, out, note)
+        return
+    if layout != "kohya":
+        msg = f"layout: expected 'peft' or 'kohya', received {layout!r}"
+        raise LoraError(msg)
+    if not all(key.startswith("unet.") for key in state):
+        msg = f"layout: {path} is not a UNet slider, kohya names exist for UNets only; use 'peft'"
+        raise LoraError(msg)
+    renamed = {}
+    for key, tensor in state.items():
+        module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".lora_", 1)
+        flat = "lora_unet_" + module.replace(".", "_")
+        renamed[f"{flat}.lora_{'down' if side == 'A' else 'up'}.weight"] = tensor
+        if side == "A":
+            renamed[f"{flat}.alpha"] = torch.tensor(
+                float(tensor.shape[0])
+            )  # scale alpha / rank = 1
+    _save(renamed, out, note)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors atomically: a temporary file in the same folder, then a rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        save_file(tensors, name, metadata=metadata)
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
