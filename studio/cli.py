@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-# Shown on wrong usage of any verb.
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
 # verb: (module:function of that file that returns a typer app, one line of help, help panel)
@@ -42,23 +41,22 @@ class LazyGroup(TyperGroup):
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The verb; while only help is being printed, a stand-in that knows its one line."""
+        """A stand-in that knows the verb's one line: enough to print help."""
         if cmd_name not in VERBS:
             return None
-        target, text, panel = VERBS[cmd_name]
-        if ctx is not None and _only_help(ctx):
-            stand_in = typer.Typer(add_completion=False)
-            stand_in.command(cmd_name, help=text, rich_help_panel=panel)(lambda: None)
-            return typer.main.get_command(stand_in)
-        module, attribute = target.split(":")
-        command = typer.main.get_command(getattr(import_module(module), attribute)())
-        command.name = cmd_name
-        return command
+        _, text, panel = VERBS[cmd_name]
+        stand_in = typer.Typer(add_completion=False)
+        stand_in.command(cmd_name, help=text, rich_help_panel=panel)(lambda: None)
+        return typer.main.get_command(stand_in)
 
-
-def _only_help(ctx: Any) -> bool:
-    """Whether no verb was given, so that commands are wanted for their names alone."""
-    return not getattr(ctx, "_protected_args", None) and not ctx.args
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that was called, imported now."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in VERBS:
+            module, attribute = VERBS[name][0].split(":")
+            command = typer.main.get_command(getattr(import_module(module), attribute)())
+            command.name = name
+        return name, command, rest
 
 
 def _version(value: bool) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from adapters.emotion import CORE
-from pipelines.take import write_atomic
+from pipelines.ledger import write_atomic
 
 if TYPE_CHECKING:
     from pipelines.take import Take
@@ -208,6 +208,7 @@ def render(
         style=_STYLE,
         body=body or '<p class="lead">No takes yet.</p>',
         legend=_LEGEND,
+        footer=_FOOTER,
     )
 
 
@@ -269,7 +270,7 @@ def _chart(card: Card) -> str:
             spoken.append(f"{reader.name} reads {value:.2f},")
             bars.append(f'<i class="bar r{index % 2}" style="width:{100 * value:.1f}%"></i>')
         tick = "" if asked is None else f'<b style="left:{100 * min(asked, 1.0):.1f}%"></b>'
-        best = " / ".join(_short(reader.intensities[name]) for reader in card.readers)
+        best = " ".join(_short(reader.intensities[name]) for reader in card.readers)
         label = html.escape(" ".join(spoken).rstrip(",:"), quote=True)
         lines.append(
             f'<li aria-label="{label}" style="--c:{COLOURS[name]}"><span>{name}</span>'
@@ -292,9 +293,15 @@ def _link(path: Path, folder: Path) -> str:
 
 
 _LEGEND = (
-    "Each row is one emotion. The tick is the intensity asked for; the upper bar is the critic "
-    "that helps choose pictures, the lower bar an independent reader that never does. Bars say "
-    "how a reader reads the picture, not what a person feels. Every picture here is synthetic."
+    '<p class="key"><span class="track" aria-hidden="true"><i class="bar r0" style="width:68%"></i>'
+    '<i class="bar r1" style="width:58%"></i><b style="left:80%"></b></span>'
+    "<span>tick: asked for</span><span>upper bar: the critic that helps choose pictures</span>"
+    "<span>lower bar: an independent reader that never does</span></p>"
+)
+
+_FOOTER = (
+    "Every picture here is synthetic, and its file says so. Bars say how a reader reads a picture, "
+    "not what a person feels."
 )
 
 _STYLE = """
@@ -321,14 +328,17 @@ h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;
 overflow-wrap:anywhere}
 .dot{flex:none;width:.7rem;height:.7rem;border-radius:50%;background:var(--c)}
 .chart{list-style:none;margin:0 0 .6rem;padding:0;font-size:.8rem}
-.chart li{display:grid;grid-template-columns:6.2em 1fr 4.1em;align-items:center;gap:.55rem;
+.chart li{display:grid;grid-template-columns:6.4em 1fr auto;align-items:center;gap:.5rem;
 margin:.22rem 0}
 .chart span:first-child{color:var(--soft)}
 .track{position:relative;height:13px;border-radius:3px;background:var(--track)}
 .bar{position:absolute;left:0;height:5px;border-radius:2px;background:var(--c);min-width:1px}
 .r0{top:1px}.r1{bottom:1px;opacity:.55}
 .track b{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;background:var(--ink)}
-.num{color:var(--soft);font-variant-numeric:tabular-nums;text-align:right}
+.num{color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap;font-size:.72rem}
+.key{display:flex;flex-wrap:wrap;align-items:center;gap:.3rem .8rem;color:var(--soft);
+font-size:.85rem;margin:0;--c:#5279b5}
+.key .track{display:inline-block;width:6rem}
 .facts{color:var(--soft);font-size:.8rem;margin:auto 0 .3rem}
 details{font-size:.8rem}
 summary{cursor:pointer;color:var(--soft)}
@@ -349,10 +359,10 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <title>{title}</title><style>{style}</style></head>
-<body><header><h1>{title}</h1>{lead}</header>
+<body><header><h1>{title}</h1>{lead}{legend}</header>
 <main>
 {body}
 </main>
-<footer>{legend}</footer>
+<footer>{footer}</footer>
 </body></html>
 """

@@ -1,0 +1,204 @@
+"""`affect demo` and `affect page`: something to look at.
+
+The demo makes a handful of pictures offline with the embedded model, a small grid and a
+re-rendered photo, then writes `index.html` and prints its path. It takes the same road as every
+other verb: requests, `pipelines.generate`, takes. The page verb writes the same page for any
+folder of takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studio import make
+from studio.console import note, result
+from studio.grid import grid_requests, write_sheet
+from studio.run import Options, build_requests, read_emotion, run
+
+if TYPE_CHECKING:
+    from pipelines.take import Take
+    from studio.page import Section
+
+SEED = 7
+# Scenes the embedded painter knows, each with emotions that pull it apart.
+SCENES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a mountain lake", ("contentment .9", "fear .9", "awe .9", "sadness .9")),
+    ("a field of flowers", ("happiness .9", "sadness .9", "boredom .9", "happiness .4 + fear .5")),
+)
+GRID = ("a path in the forest", ("happiness", "fear", "sadness"), 4)
+# Photos that scikit-learn ships inside its package (nothing is downloaded, none shows a person),
+# under CC BY 2.0 by danielbuechele and vultilion; the page names them.
+PHOTOS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("china.jpg", "a temple above a lake", ("awe .9", "fear .9")),
+    ("flower.jpg", "a flower", ("happiness .9", "sadness .9")),
+)
+CREDIT = "Photos: china.jpg by danielbuechele and flower.jpg by vultilion, CC BY 2.0, cropped."
+PAGE = "index.html"
+# A page of more pictures than this is slow to open; the newest are kept.
+MOST = 500
+
+
+def app() -> typer.Typer:
+    """The verb `demo`."""
+    verb = typer.Typer(add_completion=False)
+    verb.command()(demo)
+    return verb
+
+
+def page_app() -> typer.Typer:
+    """The verb `page`."""
+    verb = typer.Typer(add_completion=False)
+    verb.command()(page)
+    return verb
+
+
+def demo(
+    out: make.Out = Path("out"),
+    backbone: make.Backbone = make.DEFAULT_BACKBONE,
+    device: make.Device = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every picture.")] = SEED,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")] = None,
+) -> int:
+    """Make a few pictures offline and an HTML page that shows them; print the page's path."""
+    options = Options(out, device=device, offline=True)
+    params: dict[str, Any] = {} if steps is None else {"steps": steps}
+    sections = _scenes(options, backbone, seed, params)
+    sections.append(_grid(options, backbone, seed, params))
+    sections += _photos(options, backbone, seed, params)
+    return _finish(sections, out, "Affect Studio: the same words, another mood")
+
+
+def page(
+    folder: Annotated[Path, typer.Argument(help="A folder of takes.")] = Path("out"),
+) -> int:
+    """Write FOLDER/index.html, a contact page of the newest takes in FOLDER, and print its path."""
+    from pipelines import ledger
+    from pipelines.take import Take
+    from studio.page import sections_of
+
+    if not folder.is_dir():
+        msg = f"page: {folder} is no folder; give the --out folder of earlier takes"
+        raise ValueError(msg)
+    files = [file for ending in ("png", "jpg", "webp") for file in folder.rglob(f"*.{ending}")]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    # How long a take took is in the ledger only.
+    seconds = {line.get("sha256"): line.get("seconds") for line in ledger.read(folder)}
+    takes: list[Take] = []
+    for file in files[:MOST]:
+        try:
+            take = Take.read(file)
+        except ValueError:
+            continue  # a contact sheet, a photo, somebody else's picture
+        takes.append(replace(take, seconds=seconds.get(take.sha256)))
+    if not takes:
+        msg = f"page: no takes of this studio in {folder}; make some with `affect make image`"
+        raise ValueError(msg)
+    return _finish(sections_of(takes), folder, "Affect Studio: takes")
+
+
+def _finish(sections: list[Section], out: Path, title: str) -> int:
+    from studio.page import write_page
+
+    path = write_page(sections, out / PAGE, title=title, lead=LEAD)
+    note("open it in a browser:")
+    result(str(path.resolve()))
+    return 0
+
+
+LEAD = (
+    "Each picture was asked for with words and an emotion. Two readers then say what they see in "
+    "it; the closer a bar comes to its tick, the closer the picture came to what was asked."
+)
+
+
+def _scenes(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> list[Section]:
+    from studio.page import sections_of
+
+    requests = [
+        request
+        for prompt, emotions in SCENES
+        for request in build_requests(
+            prompt,
+            [read_emotion(text, over=False, reader=None) for text in emotions],
+            seed=seed,
+            n=1,
+            backbone=backbone,
+            params=params,
+            init=None,
+        )
+    ]
+    return sections_of(run(requests, options, what="demo: pictures", announce=False))
+
+
+def _grid(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> Section:
+    from studio.page import Figure, Section
+
+    prompt, names, levels = GRID
+    requests = grid_requests(
+        prompt, names, levels, neutral=True, seed=seed, backbone=backbone, params=params
+    )
+    takes = run(requests, options, what="demo: a grid in one batch", announce=False)
+    path = write_sheet(prompt, names, levels, requests, takes, options.out)
+    listed = ", ".join(names)
+    figure = Figure(
+        path,
+        caption=f"affect grid image {prompt!r} --emotions {','.join(names)} --levels {levels} "
+        f"--seed {seed}",
+        alt=f"{prompt}: neutral, then {levels} rising intensities of {listed}, one row each",
+    )
+    return Section(
+        title=f"{prompt}, rising intensity",
+        text="One seed, one batch; only the emotion changes from picture to picture.",
+        figures=(figure,),
+    )
+
+
+def _photos(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> list[Section]:
+    from studio.page import Section, card_of
+
+    photos = {name: sample_photo(name, options.out) for name, _, _ in PHOTOS}
+    if None in photos.values():
+        note("demo: scikit-learn is not installed, so no photo is re-rendered")
+        return []
+    cards = []
+    for name, prompt, emotions in PHOTOS:
+        requests = build_requests(
+            prompt,
+            [read_emotion(text, over=False, reader=None) for text in emotions],
+            seed=seed,
+            n=1,
+            backbone=backbone,
+            params=params,
+            init=photos[name],
+        )
+        takes = run(requests, options, what="demo: a photo, re-rendered", announce=False)
+        cards += [card_of(take) for take in takes]
+    text = f"Left the photo, right what became of it. {CREDIT}"
+    return [Section(title="Photos, re-rendered", text=text, cards=tuple(cards))]
+
+
+def sample_photo(name: str, out: Path) -> Path | None:
+    """A square 256-pixel copy of a sample photo in `out`/inputs, or None without scikit-learn."""
+    from importlib.util import find_spec
+
+    from pipelines.media import encode_image, load_image
+    from pipelines.take import write_atomic
+
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        return None
+    source = Path(spec.origin).parent / "datasets" / "images" / name
+    if not source.is_file():
+        return None
+    image = load_image(source)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side)).resize((256, 256))
+    path = out / "inputs" / Path(name).with_suffix(".png").name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encode_image(square, "png", {}))
+    return path

@@ -1,0 +1,167 @@
+"""`affect grid image PROMPT --emotions a,b --levels 5`: one batch, one contact sheet, all takes.
+
+Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
+written like any other output: marked as synthetic, with what it shows in its metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studio import make
+from studio.console import note, result, result_json
+from studio.options import with_params
+from studio.run import Options, build_requests, fresh_seed, params_of, run
+
+if TYPE_CHECKING:
+    from pipelines.take import Request, Take
+
+
+def app() -> typer.Typer:
+    """The verb `grid`, with one command a modality."""
+    verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Emotions by levels.")
+    verb.callback()(lambda: None)
+    verb.command("image")(with_params(image, params_of("image")))
+    return verb
+
+
+def image(
+    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    *,
+    emotions: Annotated[
+        str, typer.Option("--emotions", help="Comma-separated emotions, or all.")
+    ] = "happiness,fear,sadness,contentment",
+    levels: Annotated[
+        int, typer.Option("--levels", min=1, max=20, help="Intensities, evenly up to 1.")
+    ] = 5,
+    neutral: Annotated[
+        bool, typer.Option("--neutral/--no-neutral", help="A first column with no emotion.")
+    ] = True,
+    seed: make.Seed = None,
+    backbone: make.Backbone = make.DEFAULT_BACKBONE,
+    init: make.Init = None,
+    out: make.Out = Path("out"),
+    as_json: make.Json = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make PROMPT with several emotions at several intensities, side by side."""
+    names = emotion_names(emotions)
+    requests = grid_requests(
+        prompt,
+        names,
+        levels,
+        neutral=neutral,
+        seed=fresh_seed() if seed is None else seed,
+        backbone=backbone,
+        params=params,
+        init=init,
+    )
+    options = Options(out, as_json, device, dtype, offline)
+    takes = run(requests, options)
+    path = write_sheet(prompt, names, levels, requests, takes, out)
+    if as_json:
+        result_json({"sheet": str(path), "takes": [str(take.path) for take in takes]})
+    else:
+        result(str(path))
+    note(f"contact sheet: {path}")
+    return 0 if len(takes) == len(requests) else 1
+
+
+def emotion_names(text: str) -> list[str]:
+    """The emotions of a comma-separated list, "all" for the twelve; each must be known."""
+    from adapters.emotion import CORE, Emotion, EmotionError
+
+    if text.strip().lower() == "all":
+        return list(CORE)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        msg = f"emotions: none in {text!r}; give a list such as happiness,fear or all"
+        raise EmotionError(msg)
+    for name in names:
+        Emotion.of(name, 1.0)
+    return list(dict.fromkeys(names))
+
+
+def level_values(levels: int) -> list[float]:
+    """Evenly spaced intensities up to 1: five give .2 .4 .6 .8 1."""
+    return [round((step + 1) / levels, 6) for step in range(levels)]
+
+
+def grid_requests(
+    prompt: str,
+    names: Sequence[str],
+    levels: int,
+    *,
+    neutral: bool,
+    seed: int,
+    backbone: str,
+    params: dict[str, Any],
+    init: Path | None = None,
+) -> list[Request]:
+    """The neutral picture first (once, if wanted), then a row an emotion, all with one seed."""
+    from adapters.emotion import Emotion, EmotionTimeline
+
+    states = [Emotion.neutral()] if neutral else []
+    states += [Emotion.of(name, level) for name in names for level in level_values(levels)]
+    return build_requests(
+        prompt,
+        [EmotionTimeline.constant(state) for state in states],
+        seed=seed,
+        n=1,
+        backbone=backbone,
+        params=params,
+        init=init,
+    )
+
+
+def write_sheet(
+    prompt: str,
+    names: Sequence[str],
+    levels: int,
+    requests: Sequence[Request],
+    takes: Sequence[Take],
+    out: Path,
+) -> Path:
+    """Draw the contact sheet of a finished grid beside its takes and return its path."""
+    from pipelines.media import encode_image, load_image
+    from pipelines.take import digital_source, write_atomic
+    from studio.sheet import contact_sheet
+
+    # Not by key: a finished request also names the weights it was made with.
+    pictures = {take.request.emotion.text: load_image(take.path) for take in takes}
+    found = [pictures.get(request.emotion.text) for request in requests]
+    spare = len(requests) - len(names) * levels
+    rows = [
+        found[:spare] + found[spare + row * levels : spare + (row + 1) * levels]
+        for row in range(len(names))
+    ]
+    columns = (["neutral"] if spare else []) + [f"{level:g}" for level in level_values(levels)]
+    first = requests[0]
+    sheet = contact_sheet(
+        rows,
+        list(names),
+        columns,
+        title=prompt,
+        subtitle=f"{first.backbone}, seed {first.seed}",
+    )
+    folder = takes[0].path.parent if takes else out
+    path = folder / f"{first.key[:8]}-grid-{len(names)}x{levels}.png"
+    about = {
+        "contact_sheet": [take.path.name for take in takes],
+        "prompt": prompt,
+        "emotions": list(names),
+        "levels": level_values(levels),
+        "seed": first.seed,
+        "backbone": first.backbone,
+    }
+    write_atomic(
+        path, encode_image(sheet, "png", {"affect": about, "digital_source": digital_source(first)})
+    )
+    return path

@@ -1,0 +1,103 @@
+"""`affect make image PROMPT`: a picture, or several, with the emotion that was asked for.
+
+Besides its own options it has one for every field of `ImageParams`. It only collects what was
+typed; `studio.run` does the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from studio.options import with_params
+from studio.run import Options, build_requests, fresh_seed, params_of, read_emotion, run
+
+# The options that several verbs share, each described once.
+EmotionText = Annotated[
+    str,
+    typer.Option(
+        "--emotion",
+        "-e",
+        help='What it should feel like: "sadness 0.8", "joy .6 + fear .2", "v=-.7 a=.3", '
+        "or quoted text to be read.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=2**53 - 1, help="First seed; a fresh one when left out."),
+]
+Count = Annotated[int, typer.Option("--n", min=1, max=64, help="How many pictures to keep.")]
+BestOf = Annotated[
+    int | None,
+    typer.Option(
+        "--best-of", min=1, max=256, help="Try this many seeds and keep the --n the critic prefers."
+    ),
+]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        "--backbone", "-b", help="Model: a name of `affect models list`, a hub id or a folder."
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option("--init", help="Re-render this photo (PNG, JPEG, WEBP) instead of starting new."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the takes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per take.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best there is.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, float16, bfloat16; what the device likes.")
+]
+Reader = Annotated[
+    str | None,
+    typer.Option(
+        "--reader", help="Text-classification model (name or folder) that reads quoted text."
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for weights.")]
+
+DEFAULT_BACKBONE = "image-tiny"
+
+
+def app() -> typer.Typer:
+    """The verb `make`, with one command a modality."""
+    verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Make media.")
+    verb.callback()(lambda: None)
+    verb.command("image")(with_params(image, params_of("image")))
+    return verb
+
+
+def image(
+    prompt: Annotated[str, typer.Argument(help="What to show.")],
+    *,
+    emotion: EmotionText = "neutral",
+    seed: Seed = None,
+    n: Count = 1,
+    best_of: BestOf = None,
+    backbone: Backbone = DEFAULT_BACKBONE,
+    init: Init = None,
+    out: Out = Path("out"),
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make pictures of PROMPT with an emotion."""
+    requests = build_requests(
+        prompt,
+        [read_emotion(emotion, over=bool(params.get("over")), reader=reader)],
+        seed=fresh_seed() if seed is None else seed,
+        n=n,
+        backbone=backbone,
+        params=params,
+        init=init,
+    )
+    takes = run(requests, Options(out, as_json, device, dtype, offline), best_of=best_of)
+    return 0 if len(takes) == len(requests) else 1

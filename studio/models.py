@@ -1,0 +1,128 @@
+"""`affect models list|verify|pull`: which weights there are, whether they are whole, getting more.
+
+Listing and verifying load no model and no torch. Only `pull` and a load without `--offline` ever
+ask the network, and they take safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from studio.console import note, one_line, result, result_json
+
+if TYPE_CHECKING:
+    from pipelines import Backbone
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")]
+
+
+def app() -> typer.Typer:
+    """The verb `models`."""
+    verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Model weights.")
+    verb.command("list")(list_models)
+    verb.command("verify")(verify)
+    verb.command("pull")(pull)
+    return verb
+
+
+def list_models(as_json: Json = False) -> int:
+    """List the models, whether their weights are on this machine, and what they need."""
+    from pipelines import BACKBONES
+
+    rows = [
+        {
+            "name": row.name,
+            "modality": row.modality,
+            "weights": row.weights,
+            "here": is_here(row),
+            "embedded": row.embedded,
+            "licence": row.licence,
+            "memory_gb": row.memory_gb,
+        }
+        for row in BACKBONES.values()
+    ]
+    if as_json:
+        for data in rows:
+            result_json(data)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "for", "here", "memory", "licence", "weights"):
+        table.add_column(title, no_wrap=title != "weights", overflow="fold")
+    for data in rows:
+        table.add_row(
+            str(data["name"]),
+            str(data["modality"]),
+            "embedded" if data["embedded"] and data["here"] else "yes" if data["here"] else "no",
+            f"{data['memory_gb']:g} GB",
+            str(data["licence"]),
+            str(data["weights"]),
+        )
+    Console().print(table)
+    if not all(data["here"] for data in rows):
+        note("get weights with: affect models pull NAME (any hub id or folder works as --backbone)")
+    return 0
+
+
+def is_here(row: Backbone) -> bool:
+    """Whether a row's weights are on this machine, judged by its index file; asks no network."""
+    if row.folder is not None:
+        return (row.folder / "model_index.json").is_file()
+    return cached(row.weights, row.revision) is not None
+
+
+def cached(repository: str, revision: str | None = None) -> Path | None:
+    """The newest complete-looking snapshot of a hub repository in the cache, by its layout.
+
+    Follows the cache layout that huggingface_hub documents; importing it for this costs more than
+    the whole of `affect models list`.
+    """
+    home = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    base = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    snapshots = (
+        (Path(home) if home else base / "hub")
+        / f"models--{repository.replace('/', '--')}"
+        / "snapshots"
+    )
+    if not snapshots.is_dir():
+        return None
+    for snapshot in sorted(snapshots.iterdir(), reverse=True):
+        if revision and snapshot.name != revision:
+            continue
+        if (snapshot / "model_index.json").is_file() and any(snapshot.rglob("*.safetensors")):
+            return snapshot
+    return None
+
+
+def verify(as_json: Json = False) -> int:
+    """Check every embedded file against the manifest: size, sha256, safetensors header."""
+    from pipelines.manifest import verify as verify_assets
+
+    problems = list(verify_assets())
+    if as_json:
+        result_json({"ok": not problems, "problems": problems})
+    elif problems:
+        for problem in problems:
+            result(one_line(problem))
+    else:
+        result("all embedded files are as the manifest says")
+    return 1 if problems else 0
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="A name of `affect models list`, or a hub id.")],
+) -> int:
+    """Download a model's safetensors into the Hugging Face cache and print the folder."""
+    from pipelines import pull as pull_weights
+    from pipelines import resolve
+
+    row = resolve(name)
+    note(f"pulling {row.weights} (licence {row.licence})")
+    result(str(pull_weights(name)))
+    return 0

@@ -1,0 +1,108 @@
+"""`affect score FILE`: what both readers read in a picture.
+
+The readers were made to rate generated pictures. A file without this studio's mark may show a real
+person, and inferring a person's emotions is regulated: such a file needs `--real-media`, which
+prints the notice. A score says how a reader reads the picture, never what anyone feels. One file
+at a time, nothing is stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from studio.console import note, result_json
+from studio.run import quiet_libraries
+
+if TYPE_CHECKING:
+    from adapters.critic import Reading
+
+READERS = ("critic-image", "reader-image")
+
+# Regulation (EU) 2024/1689, Articles 50(3) and 5(1)(f).
+NOTICE = (
+    "notice: this file does not say that it was made here, so it may show real people. Whoever "
+    "uses emotion recognition on people must tell them (EU AI Act, Art. 50(3)), and inferring "
+    "emotions at work or in education is forbidden (Art. 5(1)(f)). The readers were made for "
+    "synthetic pictures: what follows is how they read the picture, not what a person feels."
+)
+
+
+def app() -> typer.Typer:
+    """The verb `score`."""
+    verb = typer.Typer(add_completion=False)
+    verb.command()(score)
+    return verb
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WEBP).")],
+    real_media: Annotated[
+        bool,
+        typer.Option("--real-media", help="Score a file that was not made by this studio."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Read the emotion of FILE with the critic and with the independent reader."""
+    from pipelines.media import load_image
+
+    image = load_image(file)
+    ours = is_ours(file)
+    if not ours:
+        if not real_media:
+            msg = (
+                f"score: {file} has no mark of this studio and may show a real person; "
+                "read `affect score --help`, then add --real-media if you may score it"
+            )
+            raise ValueError(msg)
+        note(NOTICE)
+    quiet_libraries(offline=True)
+    from adapters.critic import load_critic
+
+    readings = {name: load_critic(name).read([image])[0] for name in READERS}
+    if as_json:
+        result_json(
+            {
+                "path": str(file),
+                "made_here": ours,
+                "reading": {name: reading.to_json() for name, reading in readings.items()},
+            }
+        )
+    else:
+        _print_table(readings)
+    return 0
+
+
+def is_ours(file: Path) -> bool:
+    """Whether the file carries a whole request of this studio, so is marked as synthetic."""
+    from pipelines.take import Take
+
+    try:
+        Take.read(file)
+    except ValueError:
+        return False
+    return True
+
+
+def _print_table(readings: dict[str, Reading]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from adapters.emotion import CORE
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("emotion")
+    for name in readings:
+        table.add_column(name, justify="right")
+    for row, emotion in enumerate(("neutral", *CORE)):
+        table.add_row(emotion, *(f"{r.probabilities[row]:.2f}" for r in readings.values()))
+    for axis, label in enumerate(("valence", "arousal", "dominance")):
+        cells = (
+            f"{r.vad_mean[axis]:+.2f} ± {max(r.vad_variance[axis], 0.0) ** 0.5:.2f}"
+            for r in readings.values()
+        )
+        table.add_row(label, *cells)
+    table.add_row("in domain", *(f"{r.in_domain:.2f}" for r in readings.values()))
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""`affect show FILE`: everything in a finished file's metadata, from the file alone.
+
+Loads no model and no torch. What a file says about itself is text by a stranger: control
+characters are made visible, long values are cut in the table (`--json` gives all of it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from studio.console import one_line, result_json
+
+# Longest value in the table; the whole of it is in --json.
+WIDEST = 400
+
+
+def app() -> typer.Typer:
+    """The verb `show`."""
+    verb = typer.Typer(add_completion=False)
+    verb.command()(show)
+    return verb
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A picture made by this studio.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Show everything FILE says about how it was made."""
+    from pipelines.media import read_metadata
+
+    data = read_metadata(file)
+    if not data.keys() & {"affect", "parameters", "digital_source"}:
+        msg = f"show: {file} says nothing about how it was made; only unchanged takes do"
+        raise ValueError(msg)
+    if as_json:
+        result_json({"path": str(file), **data})
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("file", Text(one_line(str(file))))
+    for name, value in _rows(data):
+        table.add_row(Text(name), Text(value))
+    Console().print(table)
+    return 0
+
+
+def _rows(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted names and printable values of nested metadata."""
+    rows: list[tuple[str, str]] = []
+    for key, value in data.items():
+        name = f"{prefix}{one_line(str(key), 60)}"
+        if isinstance(value, Mapping) and value:
+            rows.extend(_rows(value, f"{name}."))
+        else:
+            rows.append((name.removeprefix("affect."), one_line(_text(value), WIDEST)))
+    return rows
+
+
+def _text(value: object) -> str:
+    """A value for people; the numbers of an emotion get their names, the strongest first."""
+    from adapters.emotion import CORE
+
+    names = {len(CORE): CORE, len(CORE) + 1: ("neutral", *CORE)}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) in names and all(_is_number(x) for x in value):
+        pairs = sorted(zip(names[len(value)], value, strict=True), key=lambda pair: -pair[1])
+        return ", ".join(f"{name} {x:.2f}" for name, x in pairs if x >= 0.005) or "nothing"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
