@@ -24,6 +24,7 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,7 +94,7 @@ def decode_image(data: bytes, name: str = "image") -> Image.Image:
         msg = f"{name}: pictures may have {MAX_BYTES >> 20} MB, this has more; save a smaller one"
         raise MediaError(msg)
     trim_readers()
-    with _opened(io.BytesIO(data), name) as image:
+    with _stern(), _opened(io.BytesIO(data), name) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise MediaError(_too_large(name, f"{width}x{height}"))
@@ -110,7 +111,7 @@ def encode_image(image: Image.Image, ext: str, metadata: Mapping[str, Any]) -> b
         image: any mode; written as RGB.
         ext: `png`, `jpg`, `jpeg` or `webp`, with or without a dot. JPEG and WEBP are written at
             quality 95, JPEG without chroma subsampling.
-        metadata: any of `affect` (JSON object), `parameters` (str), `digital_source` (str).
+        metadata: any of `affect` (JSON object, or its text), `parameters`, `digital_source` (str).
 
     Raises:
         MediaError: another suffix, or an `affect` record over 1 MB.
@@ -124,7 +125,9 @@ def encode_image(image: Image.Image, ext: str, metadata: Mapping[str, Any]) -> b
     record = b""
     if "affect" in metadata:
         # ASCII: control characters and any script survive every container, and every terminal
-        record = json.dumps(metadata["affect"], allow_nan=False, sort_keys=True).encode("ascii")
+        given = metadata["affect"]
+        value = json.loads(given) if isinstance(given, str) else given
+        record = json.dumps(value, allow_nan=False, sort_keys=True).encode("ascii")
     if len(record) > MAX_RECORD:
         size = f"{len(record) / 2**20:.1f} MB"
         msg = (
@@ -155,8 +158,8 @@ def encode_image(image: Image.Image, ext: str, metadata: Mapping[str, Any]) -> b
 def read_metadata(path: Path | str) -> dict[str, Any]:
     """Read what a picture file says about itself, without decoding its pixels.
 
-    Returns `format`, `width`, `height` and those of `affect`, `parameters` and `digital_source`
-    that are there. Everything in it was written by whoever made the file: hostile until checked.
+    Returns what `encode_image` was given: those of `affect`, `parameters` and `digital_source` that
+    are there, so nothing for a picture from elsewhere. Hostile until checked.
 
     Raises:
         MediaError: not a PNG, JPEG or WEBP file, damaged, or an `affect` record that is no JSON.
@@ -165,18 +168,13 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     name = printable(path)
     _check_file(path, any_size=True)
     try:
-        with path.open("rb") as file, _opened(file, name) as image:
-            kind = str(image.format)
-            found: dict[str, Any] = {
-                "format": kind,
-                "width": image.width,
-                "height": image.height,
-            }
-            record, parameters, xmp = _records(image, file, kind)
+        with _stern(), path.open("rb") as file, _opened(file, name) as image:
+            record, parameters, xmp = _records(image, file)
     except MediaError:
         raise
     except Exception as error:  # as above: damaged bytes make parsers raise almost anything
         raise MediaError(_damaged(name)) from error
+    found: dict[str, Any] = {}
     if record:
         found["affect"] = _json_object(record, name)
     if parameters:
@@ -205,15 +203,21 @@ def _opened(file: BinaryIO, name: str) -> Image.Image:
         msg = f"{name}: its content is no PNG, JPEG or WEBP, whatever its name says; convert it"
         raise MediaError(msg)
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns between 89 and 179 megapixels
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file, formats=[kind])
+        return Image.open(file, formats=[kind])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         size = re.search(r"\((\d+) pixels\)", str(error))
         raise MediaError(_too_large(name, f"{size[1]} pixels" if size else "more")) from error
     except Exception as error:
         raise MediaError(_damaged(name)) from error
+
+
+@contextmanager
+def _stern() -> Iterator[None]:
+    """Make Pillow's bomb warning (89 to 179 megapixels) an error; drop its grumbling over Exif."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _kind(magic: bytes) -> str | None:
@@ -242,9 +246,9 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _records(image: Image.Image, file: BinaryIO, kind: str) -> tuple[bytes, str, str]:
+def _records(image: Image.Image, file: BinaryIO) -> tuple[bytes, str, str]:
     """`affect` JSON, `parameters` and XMP of an opened file, empty where absent."""
-    if kind == "PNG":
+    if image.format == "PNG":
         text = {k: v for k, v in image.info.items() if isinstance(v, str)}
         xmp = text.get("XML:com.adobe.xmp", "")
         return text.get("affect", "").encode(), text.get("parameters", ""), xmp
@@ -255,7 +259,7 @@ def _records(image: Image.Image, file: BinaryIO, kind: str) -> tuple[bytes, str,
     parameters = ""
     if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         parameters = comment[8:].decode("utf-16-be", "replace")
-    if kind == "JPEG":
+    if image.format == "JPEG":
         return _comments(file), parameters, xmp
     description = exif.get(_IMAGE_DESCRIPTION, "")
     # WEBP of other programs use this field for a caption: only a JSON object is ours
