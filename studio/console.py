@@ -7,10 +7,11 @@ to stderr, so that `affect ... | xargs` works. It does not know what is being ma
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 
 def result(line: str) -> None:
@@ -25,9 +26,28 @@ def result_json(data: object) -> None:
 
 
 def note(text: str) -> None:
-    """Write one line for people to stderr."""
-    sys.stderr.write(f"affect: {one_line(text)}\n")
+    """Write one line for people to stderr, above the bar while there is one."""
+    line = f"affect: {one_line(text)}"
+    if Meter.live is not None:
+        Meter.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+class NoteHandler(logging.Handler):
+    """Warnings of our own libraries as notes; each text once."""
+
+    def __init__(self, level: int = logging.WARNING) -> None:
+        super().__init__(level)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's message unless it was written before."""
+        text = record.getMessage()
+        if text not in self._told:
+            self._told.add(text)
+            note(text)
 
 
 def one_line(text: str, limit: int = 600) -> str:
@@ -37,11 +57,20 @@ def one_line(text: str, limit: int = 600) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-class Meter:
-    """A progress bar with the time left on stderr; two plain lines where stderr is no terminal.
+def table_console() -> Any:
+    """A rich console for tables on stdout; piped ones are wide, so that no value is folded."""
+    from rich.console import Console
 
-    Use as a context manager: `with Meter("loading image-tiny") as meter: meter.step(3, 20)`.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+class Meter:
+    """A progress bar with the time left on stderr; nothing where stderr is no terminal.
+
+    Use as a context manager: `with Meter("image-tiny") as meter: meter.step("drawing", 3, 20)`.
     """
+
+    live: ClassVar[Any] = None
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -51,7 +80,6 @@ class Meter:
 
     def __enter__(self) -> Meter:
         if not sys.stderr.isatty():
-            note(self.what)
             return self
         from rich.console import Console
         from rich.progress import (
@@ -76,19 +104,15 @@ class Meter:
             transient=True,
         )
         self._progress.start()
+        Meter.live = self._progress
         self._task = self._progress.add_task(self.what, total=None)
         return self
 
-    def say(self, what: str) -> None:
-        """Change what the bar says is going on."""
-        self.what = what
+    def step(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` steps are behind us; `what` says what is going on."""
         if self._progress is not None:
-            self._progress.update(self._task, description=one_line(what, 60))
-
-    def step(self, done: int, total: int) -> None:
-        """`done` of `total` steps are behind us."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=max(total, 1))
+            text = one_line(what, 60)
+            self._progress.update(self._task, description=text, completed=done, total=max(total, 1))
 
     @property
     def seconds(self) -> float:
@@ -102,4 +126,5 @@ class Meter:
         trace: TracebackType | None,
     ) -> None:
         if self._progress is not None:
+            Meter.live = None
             self._progress.stop()

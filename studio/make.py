@@ -26,13 +26,21 @@ EmotionText = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, max=2**53 - 1, help="First seed; a fresh one when left out."),
+    typer.Option(
+        "--seed", metavar="N", min=0, max=2**53 - 1, help="First seed; a fresh one when left out."
+    ),
 ]
-Count = Annotated[int, typer.Option("--n", min=1, max=64, help="How many pictures to keep.")]
+Count = Annotated[
+    int, typer.Option("--n", metavar="N", min=1, max=64, help="How many pictures to keep.")
+]
 BestOf = Annotated[
     int | None,
     typer.Option(
-        "--best-of", min=1, max=256, help="Try this many seeds and keep the --n the critic prefers."
+        "--best-of",
+        metavar="N",
+        min=1,
+        max=256,
+        help="Try this many seeds and keep the --n the critic prefers.",
     ),
 ]
 Backbone = Annotated[

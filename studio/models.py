@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studio.console import note, one_line, result, result_json
+from studio.console import note, one_line, result, result_json, table_console
 
 if TYPE_CHECKING:
     from pipelines import Backbone
@@ -30,7 +30,7 @@ def app() -> typer.Typer:
 
 
 def list_models(as_json: Json = False) -> int:
-    """List the models, whether their weights are on this machine, and what they need."""
+    """List models: which are on this machine, what they need."""
     from pipelines import BACKBONES
 
     rows = [
@@ -49,7 +49,6 @@ def list_models(as_json: Json = False) -> int:
         for data in rows:
             result_json(data)
         return 0
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -64,7 +63,7 @@ def list_models(as_json: Json = False) -> int:
             str(data["licence"]),
             str(data["weights"]),
         )
-    Console().print(table)
+    table_console().print(table)
     if not all(data["here"] for data in rows):
         note("get weights with: affect models pull NAME (any hub id or folder works as --backbone)")
     return 0
@@ -101,7 +100,7 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
 
 
 def verify(as_json: Json = False) -> int:
-    """Check every embedded file against the manifest: size, sha256, safetensors header."""
+    """Check every embedded file against the manifest."""
     from pipelines.manifest import verify as verify_assets
 
     problems = list(verify_assets())
@@ -118,7 +117,7 @@ def verify(as_json: Json = False) -> int:
 def pull(
     name: Annotated[str, typer.Argument(help="A name of `affect models list`, or a hub id.")],
 ) -> int:
-    """Download a model's safetensors into the Hugging Face cache and print the folder."""
+    """Download a model's safetensors and print their folder."""
     from pipelines import pull as pull_weights
     from pipelines import resolve
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 PANEL = "Picture"
 ADVANCED = "Picture, advanced"
+RANGE = ("min", "max")
 
 
 def with_params(verb: Callable[..., Any], params: type) -> Callable[..., Any]:
@@ -56,24 +57,6 @@ def with_params(verb: Callable[..., Any], params: type) -> Callable[..., Any]:
     return command
 
 
-def check_params(values: Mapping[str, Any], params: type) -> None:
-    """Raise a one-line ValueError when a value lies outside its field's `min` .. `max`.
-
-    Also for values that did not come through the command line, where typer has checked them.
-    """
-    known = {field.name: field for field in dataclasses.fields(params)}
-    for name, value in values.items():
-        if name not in known:
-            msg = f"unknown option {name}; allowed are {', '.join(known)}"
-            raise ValueError(msg)
-        low, high = known[name].metadata.get("min"), known[name].metadata.get("max")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            msg = f"--{name.replace('_', '-')}: {value:g} is outside {low} .. {high}"
-            raise ValueError(msg)
-
-
 def _plain(annotation: Any) -> Any:
     """The bare type of a field: `int | None` gives int."""
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
@@ -82,18 +65,22 @@ def _plain(annotation: Any) -> Any:
 
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> Any:
-    """A typer option that defaults to "not given" and shows the dataclass's own default."""
+    """A typer option that defaults to "not given" and names the dataclass's own default."""
     dashed = field.name.replace("_", "-")
     flags = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
-    default = field.default
-    shown = ("on" if default else "off") if kind is bool else str(default)
-    numeric = kind in (int, float)
+    low, high = (field.metadata.get(end) if kind in (int, float) else None for end in RANGE)
+    facts = [] if low is None or high is None else [f"{low:g} to {high:g}"]
+    if field.default not in (None, ""):
+        shown = ("off", "on")[field.default] if kind is bool else f"{field.default}"
+        facts.append(f"default {shown}")
+    about = f" ({', '.join(facts)})" if facts else ""
     return typer.Option(
         None,
         flags,
-        help=str(field.metadata.get("help", "")),
-        min=field.metadata.get("min") if numeric else None,
-        max=field.metadata.get("max") if numeric else None,
-        show_default=shown if default not in (None, "") else False,
+        help=f"{field.metadata.get('help', '')}{about}",
+        min=low,
+        max=high,
+        metavar={int: "N", float: "X"}.get(kind),
+        show_default=False,
         rich_help_panel=ADVANCED if field.metadata.get("advanced") else PANEL,
     )

@@ -104,8 +104,8 @@ class Section:
 def bars_of(reading: Mapping[str, Any] | None) -> tuple[ReaderBars, ...]:
     """Every reader's intensities found in a take's reading, at any depth, in the order stored.
 
-    A reader's entry is a mapping with `intensities` (12 numbers) or `probabilities` (13, neutral
-    first). Anything malformed is skipped: the reading comes from a file that anyone may have made.
+    A reader's entry is a mapping with `intensities` (by name, or 12 numbers) or `probabilities`
+    (13 with neutral). Anything malformed is skipped: anyone may have made the file it is from.
     """
     found: list[ReaderBars] = []
 
@@ -134,7 +134,10 @@ def bars_of(reading: Mapping[str, Any] | None) -> tuple[ReaderBars, ...]:
 
 
 def _numbers(values: object, count: int) -> list[float] | None:
-    """`values` as `count` finite floats clipped to 0..1, or None."""
+    """`values` as `count` finite floats clipped to 0..1, or None; names in CORE order or a list."""
+    if isinstance(values, Mapping):
+        names = CORE if count == len(CORE) else ("neutral", *CORE)
+        values = [values.get(name) for name in names]
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         return None
     numbers = []

@@ -9,14 +9,16 @@ half-written file. It does not know how a take is made, only that they come one 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from studio.console import Meter, note, result, result_json
+from studio.console import Meter, NoteHandler, note, result, result_json
 
 if TYPE_CHECKING:
     from adapters.emotion import EmotionTimeline
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # What the bar says at each stage of `pipelines.Step`.
 DOING = {"load": "loading", "denoise": "drawing", "read": "reading"}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,23 +77,13 @@ def build_requests(
     init: Path | None,
     modality: str = "image",
 ) -> list[Request]:
-    """One request per emotion and seed (seed .. seed + n - 1), each checked.
+    """One request per emotion and seed (seed .. seed + n - 1).
 
-    Raises ValueError in one line for an empty prompt, a parameter out of range or a bad photo.
+    Raises ValueError in one line for an empty prompt or a photo that is not there; the rest is
+    checked by `pipelines.generate` before it starts.
     """
     from pipelines.take import Request
-    from studio.options import check_params
 
-    if not prompt.strip():
-        msg = 'prompt: it is empty; say what to show, e.g. "a mountain lake"'
-        raise ValueError(msg)
-    check_params(params, params_of(modality))
-    inputs: dict[str, Path] = {}
-    if init is not None:
-        from pipelines.media import load_image
-
-        load_image(init)  # refuses corrupt and oversized files before a model is loaded
-        inputs["init"] = init.resolve()
     return [
         Request(
             modality=modality,
@@ -99,18 +92,19 @@ def build_requests(
             seed=seed + index,
             backbone=backbone,
             params=dict(params),
-            inputs=inputs,
+            inputs={} if init is None else {"init": init.resolve()},
         )
         for emotion in emotions
         for index in range(n)
     ]
 
 
-def params_of(modality: str) -> type:
+def params_of(modality: str) -> type[Any]:
     """The dataclass of a modality's knobs."""
     from pipelines.image import ImageParams
 
-    return {"image": ImageParams}[modality]
+    kinds: dict[str, type[Any]] = {"image": ImageParams}
+    return kinds[modality]
 
 
 def run(
@@ -121,40 +115,66 @@ def run(
     what: str = "",
     announce: bool = True,
 ) -> list[Take]:
-    """Make the requests and return their takes; `announce` prints each as soon as it is written."""
-    from pipelines.take import Take, prepare_out
+    """Make the requests and return their takes; `announce` prints each as soon as it is written.
 
-    prepare_out(options.out)
+    An error before the first take is raised. After it, the rest is entered in the ledger as failed
+    and the takes that were finished are returned.
+    """
+    from pipelines import generate
+    from pipelines.take import Take
+
     quiet_libraries(offline=options.offline)
+    name = what or requests[0].backbone
     takes: list[Take] = []
-    with Meter(what or f"loading {requests[0].backbone}") as meter:
-        from pipelines import generate
-
-        events = generate(
-            requests,
-            best_of=best_of,
-            out_dir=options.out,
-            device=options.device,
-            dtype=options.dtype,
-            offline=options.offline,
-        )
-        with closing(events):
-            try:
+    with Meter(name) as meter:
+        try:
+            events = generate(
+                requests,
+                best_of=best_of,
+                out_dir=options.out,
+                device=options.device,
+                dtype=_torch_dtype(options.dtype),
+                offline=options.offline or None,
+            )
+            with closing(cast("Generator[Step | Take]", events)):
                 for event in events:
                     if isinstance(event, Take):
                         takes.append(event)
                         if announce:
                             show_take(event, as_json=options.as_json)
                     else:
-                        meter.say(f"{what or requests[0].backbone}: {DOING[event.stage]}")
-                        meter.step(event.index, event.total)
-                        for text in event.notes:
-                            note(text)
-            except KeyboardInterrupt:
-                note(f"stopping; {_count(takes)} finished and kept")
+                        meter.step(f"{name}: {DOING[event.stage]}", event.index, event.total)
+        except KeyboardInterrupt:
+            note(f"interrupted; {_count(takes)} finished and kept")
+            raise
+        except MemoryError as error:
+            _fail(requests[len(takes) :], error, options.out)
+        except (ValueError, OSError) as error:
+            if not takes:
                 raise
+            _fail(requests[len(takes) :], error, options.out)
         note(f"{_count(takes)} in {meter.seconds:.1f} s")
     return takes
+
+
+def _fail(requests: Sequence[Request], error: Exception, out: Path) -> None:
+    """Say why the rest was not made, and enter it in the ledger as failed."""
+    from pipelines.take import record_failure
+
+    note(f"{error} ({len(requests)} not made)")
+    for request in requests:
+        record_failure(request, error, out)
+
+
+def _torch_dtype(name: str | None) -> Any:
+    if name is None:
+        return None
+    if name not in DTYPES:
+        msg = f"dtype: one of {', '.join(DTYPES)}, received {name!r}"
+        raise ValueError(msg)
+    import torch
+
+    return getattr(torch, name)
 
 
 def show_take(take: Take, *, as_json: bool) -> None:
@@ -166,13 +186,20 @@ def show_take(take: Take, *, as_json: bool) -> None:
 
 
 def quiet_libraries(*, offline: bool) -> None:
-    """Keep the libraries' own bars and chatter off stderr; must run before they are imported."""
+    """Keep the libraries' own bars and chatter off stderr, and pass on our own warnings.
+
+    Must run before the libraries are imported.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    log = logging.getLogger("affect")
+    if not any(isinstance(handler, NoteHandler) for handler in log.handlers):
+        log.addHandler(NoteHandler(logging.WARNING))
 
 
 def _count(takes: Sequence[Take]) -> str:

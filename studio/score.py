@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from studio.console import note, result_json
+from studio.console import note, result_json, table_console
 from studio.run import quiet_libraries
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def score(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
-    """Read the emotion of FILE with the critic and with the independent reader."""
+    """Read the emotion of FILE with the critic and with the independent reader.
+
+    The readers were made for synthetic pictures. Using emotion recognition on people obliges you
+    to tell them (EU AI Act, Art. 50(3)); at work and in education it is forbidden (Art. 5(1)(f)).
+    """
     from pipelines.media import load_image
 
     image = load_image(file)
@@ -87,7 +91,6 @@ def is_ours(file: Path) -> bool:
 
 
 def _print_table(readings: dict[str, Reading]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from adapters.emotion import CORE
@@ -105,4 +108,4 @@ def _print_table(readings: dict[str, Reading]) -> None:
         )
         table.add_row(label, *cells)
     table.add_row("in domain", *(f"{r.in_domain:.2f}" for r in readings.values()))
-    Console().print(table)
+    table_console().print(table)

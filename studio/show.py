@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio.console import one_line, result_json
+from studio.console import one_line, result_json, table_console
 
 # Longest value in the table; the whole of it is in --json.
 WIDEST = 400
@@ -40,7 +40,6 @@ def show(
     if as_json:
         result_json({"path": str(file), **data})
         return 0
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -50,7 +49,7 @@ def show(
     table.add_row("file", Text(one_line(str(file))))
     for name, value in _rows(data):
         table.add_row(Text(name), Text(value))
-    Console().print(table)
+    table_console().print(table)
     return 0
 
 
