@@ -25,7 +25,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, get_args
 
 from adapters.assets import ASSETS
@@ -41,11 +41,11 @@ _SLOTS: dict[str, tuple[str, ...]] = {
 }
 _LOCKED_SLOTS = ("light", "colour", "composition")
 
-# Where each kind stands in the finished prompt. The painter's captions end in light, colour,
-# contrast and an emotion word, so its prompts do the same.
+# Where each kind stands in the finished prompt. The painter's captions say the scene first and end
+# in light, colour, contrast and an emotion word, so its prompts do the same.
 _ORDER: dict[str, tuple[str, ...]] = {
     "rich": ("figure", "elements", "light", "colour", "composition", "word"),
-    "image-tiny": ("light", "colour", "composition", "elements", "word"),
+    "image-tiny": ("elements", "light", "colour", "composition", "word"),
 }
 
 # An emotion under a fifth of a mixture colours it but is not named: "happy, slightly fearful"
@@ -138,14 +138,19 @@ def _has_feeling(text: str) -> bool:
     return _has(text, _grammar()["feelings"])
 
 
+@lru_cache(maxsize=4096)
+def _sides(text: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Numbers of the clash rules whose side a, and whose side b, `text` speaks of."""
+    rules = _grammar()["clashes"]
+    a = frozenset(i for i, rule in enumerate(rules) if _has(text, rule["a"]))
+    b = frozenset(i for i, rule in enumerate(rules) if _has(text, rule["b"]))
+    return a, b
+
+
 def _clash(text: str, phrase: str) -> bool:
     """Whether `phrase` contradicts what `text` already says (night against sunshine)."""
-    for rule in _grammar()["clashes"]:
-        if _has(text, rule["a"]) and _has(phrase, rule["b"]):
-            return True
-        if _has(text, rule["b"]) and _has(phrase, rule["a"]):
-            return True
-    return False
+    (text_a, text_b), (phrase_a, phrase_b) = _sides(text), _sides(phrase)
+    return bool(text_a & phrase_b or text_b & phrase_a)
 
 
 def _candidates(table: _Table, kind: str, settings: frozenset[str]) -> tuple[str, ...]:
@@ -262,9 +267,11 @@ def _additions(
                 kind = "elements"
             phrases = _candidates(_table(name, vocabulary), kind, settings)
             for phrase in _shuffled(phrases, seed, name, kind, prompt):
-                if _same_noun(phrase, taken) and kind != "colour":
+                if kind == "elements" and _same_noun(phrase, taken):
                     continue
-                if _has(said, (phrase,)) or _clash(said, phrase):
+                if feeling and _has_feeling(phrase):  # "cheerful colours" rivals "a sad carnival"
+                    continue
+                if phrase in said or _clash(said, phrase):
                     continue
                 found = (kind, phrase)
                 break
@@ -273,7 +280,8 @@ def _additions(
         plan.append(found)
         if found:
             said = f"{said}, {found[1]}"
-            taken.append(found[1])
+            if found[0] == "elements":
+                taken.append(found[1])
 
     dose = min(1.0, strength * total)
     # 1e-9: .2 + .4 is more than .6 in binary and must not add a phrase.
@@ -348,8 +356,8 @@ def opposite(emotion: str) -> str:
 def emotion_word(emotion: str, intensity: float, *, strength: float = _DEFAULT_STRENGTH) -> str:
     """The painter's words for an emotion at an intensity: "slightly sad", "sad", "very sad".
 
-    Used both to caption training pictures and to prompt, so that the two agree: under .35
-    slightly, from .7 very.
+    Under .35 slightly, from .7 very: thirds, as in the captions, where the weakest third of the
+    pictures of an emotion is "slightly" and the strongest "very" (training/captions.py).
 
     Args:
         emotion: One of the twelve core emotions.
@@ -365,9 +373,9 @@ def emotion_word(emotion: str, intensity: float, *, strength: float = _DEFAULT_S
 
 
 def painter_words() -> frozenset[str]:
-    """Every word "image-tiny" may say: caption words, emotion adjectives, degree words."""
+    """Every word "image-tiny" was told in training: captions, emotion adjectives, degree words."""
     table = _read("painter_vocabulary.json")
-    return frozenset([*table["caption_words"], *table["emotion_words"], *table["degree_words"]])
+    return frozenset([*table["words"], *table["emotion_words"], *table["degree_words"]])
 
 
 def _article(word: str) -> str:
