@@ -183,8 +183,8 @@ def load(
     Args:
         backbone: a name of `BACKBONES`, a folder in diffusers' layout, or a hub id.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
-        dtype: a torch dtype; None is float32 on a CPU, bfloat16 elsewhere.
-        offline: look only at this machine; None asks the environment (HF_HUB_OFFLINE).
+        dtype: a torch dtype or its name; None is float32 on a CPU, bfloat16 elsewhere.
+        offline: look only at this machine; HF_HUB_OFFLINE says the same.
 
     Raises:
         BackboneError: unknown name, missing weights (says how to get them), pickled weights.

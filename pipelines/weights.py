@@ -72,6 +72,17 @@ def check_folder(folder: Path) -> None:
         raise BackboneError(msg)
 
 
+def check_embedded(row: Backbone) -> None:
+    """Raise one line when weights that should come with the project are not there."""
+    folder = row.folder
+    if folder is None or not (folder / "model_index.json").is_file():
+        msg = (
+            f"backbone: {row.name} is not in {folder}; reinstall the project or train it again "
+            "with `python -m training.image`"
+        )
+        raise BackboneError(msg)
+
+
 def _danger(path: Path) -> str:
     """Say why a file is refused, "" when it is fine."""
     if path.suffix.lower() in PICKLES:
@@ -92,10 +103,13 @@ def _danger(path: Path) -> str:
 
 
 def is_offline(offline: bool | None = None) -> bool:
-    """Whether to look only at this machine: the argument, else HF_HUB_OFFLINE."""
-    if offline is not None:
-        return offline
-    return os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")
+    """Whether to look only at this machine: asked for, or HF_HUB_OFFLINE is set."""
+    return bool(offline) or os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in (
+        "1",
+        "true",
+        "yes",
+        "on",
+    )
 
 
 def best_device() -> str:
@@ -112,12 +126,8 @@ def load_pipeline(
 ) -> Any:
     """Load a row; see `pipelines.load`."""
     folder = row.folder
-    if row.embedded and not (folder and (folder / "model_index.json").is_file()):
-        msg = (
-            f"backbone: {row.name} is not in {folder}; reinstall the project or train it again "
-            "with `python -m training.image`"
-        )
-        raise BackboneError(msg)
+    if row.embedded:
+        check_embedded(row)
     if folder is not None:
         check_folder(folder)
     import torch
@@ -134,6 +144,11 @@ def load_pipeline(
         raise BackboneError(msg)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    elif isinstance(dtype, str):
+        if dtype not in ("float32", "float16", "bfloat16"):
+            msg = f"dtype: allowed float32, float16 or bfloat16, received {dtype!r}"
+            raise BackboneError(msg)
+        dtype = getattr(torch, dtype)
     local = is_offline(offline)
     source: dict[str, Any] = {"pretrained_model_or_path": str(folder or row.weights)}
     if folder is None:

@@ -1,0 +1,447 @@
+"""One batch of pictures on one diffusers pipeline, each with its own emotion, prompt and seed.
+
+A `Painter` holds a loaded text-to-image pipeline and what belongs to it: directions, sliders, its
+calibration, the words it was trained on. `paint` turns emotions into prompts (content), opens the
+steering contexts on one ExitStack, calls the pipeline, and leaves it as it was, whatever happened.
+
+It deliberately does not know requests, files, critics that rank, or threads (pipelines.image); the
+mechanisms themselves are in `adapters`. Noise comes from one CPU generator a picture, so a picture
+does not depend on what it shares a batch with (up to rounding of the kernels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import AutoPipelineForImage2Image
+from PIL import Image
+
+from adapters.calibration import Calibration
+from adapters.content import expand
+from adapters.emotion import Emotion
+from adapters.families import family, model_digest, require
+from adapters.lora import LoraBank
+from pipelines import Backbone, load, resolve
+from pipelines.image import ImageParams
+
+if TYPE_CHECKING:
+    from adapters.directions import DirectionBank
+
+log = logging.getLogger("affect")
+
+#: Words that carry no content of their own: their absence from a vocabulary is not worth a note.
+_SMALL = frozenset(
+    ["a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "it", "its", "near", "no"]
+) | {"of", "on", "or", "over", "the", "to", "under", "with"}
+
+
+class PaintError(ValueError):
+    """What was asked does not suit this backbone; one line that says what would."""
+
+
+class Stopped(Exception):
+    """Raised inside the pipeline between two steps, to leave it through its contexts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """One picture to paint: what, which emotion (as asked), which seed."""
+
+    prompt: str
+    emotion: Emotion
+    seed: int
+
+
+def cache_folder() -> Path:
+    """Where fitted directions and calibrations of hub backbones are kept (AFFECT_CACHE)."""
+    base = os.environ.get("AFFECT_CACHE")
+    if base:
+        return Path(base).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache") / "affect-studio"
+
+
+class Painter:
+    """A loaded backbone and everything that steers it.
+
+    Args:
+        pipe: an ordinary diffusers text-to-image pipeline of a known family.
+        name: what people call it.
+        folder: its weights' folder; `loras/`, `directions.safetensors`, `calibration.json` and
+            `vocabulary.json` beside the weights are used when they are there.
+        defaults: replaces defaults of ImageParams for this backbone.
+        call: more arguments of the pipeline call (`max_sequence_length` ...).
+        cache: where directions that are not in `folder` are kept, None for `cache_folder()`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        name: str = "pipeline",
+        *,
+        folder: Path | None = None,
+        defaults: dict[str, Any] | None = None,
+        call: dict[str, Any] | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.pipe = pipe
+        self.name = name
+        self.folder = folder
+        self.defaults = dict(defaults or {})
+        self.call = dict(call or {})
+        self.cache = cache
+        self.family = family(pipe)
+        # Before sliders are loaded and before offload moves the weights away.
+        self.digest = model_digest(pipe)
+        self.offloaded = False
+        self.busy = False
+        self.loras = self._find_loras()
+        if self.loras is not None:
+            self.loras.load_into(pipe)
+
+    @classmethod
+    def load(cls, backbone: Backbone | str, **options: Any) -> Painter:
+        """Load a backbone's weights (options of `pipelines.load`) and what lies beside them."""
+        row = resolve(backbone) if isinstance(backbone, str) else backbone
+        pipe = load(row.name, **options)
+        return cls(
+            pipe, row.name, folder=row.folder, defaults=dict(row.defaults), call=dict(row.call)
+        )
+
+    # What belongs to these weights ---------------------------------------------------------------
+
+    def _find_loras(self) -> LoraBank | None:
+        folders = [cache_folder() / self.digest / "loras"]
+        if self.folder is not None:
+            folders.insert(0, self.folder / "loras")
+        for folder in folders:
+            if any(folder.glob("*.safetensors")):
+                return LoraBank(folder)
+        return None
+
+    @cached_property
+    def directions(self) -> DirectionBank:
+        """Directions beside the weights, or fitted once and cached by model digest."""
+        from adapters.directions import DirectionBank
+
+        if self.folder is not None:
+            path = self.folder / "directions.safetensors"
+            if path.is_file():
+                bank = DirectionBank.load(path)
+                if bank.digest == self.digest:
+                    return bank
+                log.warning("%s was fitted on other weights; fitting it again", path)
+        options = {k: v for k, v in self.call.items() if k == "max_sequence_length"}
+        return DirectionBank.cached(
+            self.pipe, self.cache or cache_folder(), vocabulary=self.words, **options
+        )
+
+    @cached_property
+    def adapters_digest(self) -> str:
+        """16 hex digits over sliders and kind of directions: what a calibration holds for."""
+        text = f"directions:{self.digest} loras:{self.loras.digest if self.loras else '-'}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def weights(self) -> str:
+        """Digest of model and adapters together: the `weights` of a Request."""
+        return f"{self.digest}-{self.adapters_digest}"
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where this backbone's calibration is read: beside the weights, else in the cache."""
+        if self.folder is not None and (self.folder / "calibration.json").is_file():
+            return self.folder / "calibration.json"
+        return cache_folder() / self.digest / "calibration.json"
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The stored calibration, None when there is none or it was made for other weights."""
+        path = self.calibration_path
+        if not path.is_file():
+            return None
+        found = Calibration.load(path)
+        if not found.fits(self.digest, self.adapters_digest):
+            log.warning(
+                "%s was measured on other weights and is not used; run `affect calibrate image`",
+                path,
+            )
+            return None
+        return found
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words a small painter was shown, None for models that know language at large."""
+        path = self.folder / "vocabulary.json" if self.folder is not None else None
+        if path is None or not path.is_file():
+            return None
+        return frozenset(json.loads(path.read_text(encoding="utf-8"))["words"])
+
+    @property
+    def words(self) -> str:
+        """The vocabulary that the content lever and the direction pairs use."""
+        return "rich" if self.vocabulary is None else "image-tiny"
+
+    def notes(self, prompt: str) -> list[str]:
+        """Warn, never refuse, when the prompt has words this painter was never shown."""
+        if self.vocabulary is None:
+            return []
+        words = dict.fromkeys(re.findall(r"[a-z]+(?:[-'][a-z]+)*", prompt.lower()))
+        known = self.vocabulary | _SMALL
+        strange = [w for w in words if not ({w, w.removesuffix("s"), w + "s"} & known)]
+        if not strange:
+            return []
+        sample = sorted(self.vocabulary - _SMALL)
+        shown = ", ".join(sample[:: max(1, len(sample) // 12)][:12])
+        return [f"{self.name} was never shown: {', '.join(strange)}; it knows {shown} ..."]
+
+    # What can be asked of it ---------------------------------------------------------------------
+
+    @property
+    def multiple(self) -> int:
+        """Width and height must be multiples of this many pixels."""
+        scale = int(getattr(self.pipe, "vae_scale_factor", 8))
+        return scale if self.family.denoiser == "unet" else 2 * scale
+
+    @property
+    def native(self) -> int:
+        """The side of a square picture of the size this backbone was trained at, in pixels."""
+        size = getattr(self.pipe, "default_sample_size", None)
+        if size is None:
+            config = getattr(self.pipe, self.family.denoiser).config
+            size = config.get("sample_size", None)
+        scale = int(getattr(self.pipe, "vae_scale_factor", 8))
+        size = size[0] if isinstance(size, list | tuple) else size
+        # Z-Image names no size anywhere; 1024 is the default inside its call.
+        return int(size) * scale if size else 1024
+
+    def size(self, params: ImageParams, init: Image.Image | None = None) -> tuple[int, int]:
+        """Width and height of the result; a photo keeps its aspect at the native area."""
+        step = self.multiple
+        for argument, value in (("width", params.width), ("height", params.height)):
+            if value % step:
+                down = max(step, value // step * step)
+                msg = (
+                    f"{argument}: {self.name} makes multiples of {step} pixels, not {value}; "
+                    f"use {down} or {down + step}"
+                )
+                raise PaintError(msg)
+        if params.width and params.height:
+            return params.width, params.height
+        aspect = init.width / init.height if init is not None else 1.0
+        if params.width:
+            width, height = params.width, params.width / aspect
+        elif params.height:
+            width, height = params.height * aspect, params.height
+        else:
+            width, height = self.native * aspect**0.5, self.native / aspect**0.5
+        return tuple(max(step, round(side / step) * step) for side in (width, height))
+
+    def check(self, params: ImageParams, *, init: bool) -> None:
+        """Raise one line when this family cannot take what `params` ask for."""
+        self.size(params)
+        signature = inspect.signature(type(self.pipe).__call__).parameters
+        if params.negative_prompt and (
+            "negative_prompt" not in signature or self.family.name == "flux"
+        ):
+            msg = (
+                f"negative_prompt: {self.family.name} is distilled and takes none; leave it empty "
+                "and say in the prompt what there should be"
+            )
+            raise PaintError(msg)
+        for mechanism in ("critic_guidance", "noise_guidance"):
+            if getattr(params, mechanism):
+                require(self.pipe, mechanism)
+        if init:
+            other = self._image_to_image
+            if "strength" not in inspect.signature(type(other).__call__).parameters:
+                msg = (
+                    f"init: {self.family.name} re-renders no photo by strength; use image-tiny, "
+                    "sd15, sdxl, sd3, flux, z-image or qwen-image"
+                )
+                raise PaintError(msg)
+
+    @cached_property
+    def _image_to_image(self) -> Any:
+        try:
+            pipe = AutoPipelineForImage2Image.from_pipe(self.pipe)
+        except (ValueError, KeyError) as error:
+            msg = (
+                f"init: {self.family.name} has no image-to-image pipeline; use image-tiny, sd15, "
+                "sdxl, sd3, flux, z-image or qwen-image"
+            )
+            raise PaintError(msg) from error
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def steps(self, params: ImageParams, *, init: bool) -> int:
+        """Denoising steps that one picture really takes (img2img skips the first `keep`)."""
+        if not init:
+            return params.steps
+        return max(1, min(int(params.steps * (1 - params.keep)), params.steps))
+
+    # Painting ------------------------------------------------------------------------------------
+
+    def dials(self, sittings: Sequence[Sitting], params: ImageParams) -> np.ndarray:
+        """Asked emotions to what directions, sliders and content are given, (B, 12).
+
+        With several emotions at once the gains may push the sum past what was asked at most (1,
+        or the asked sum when `over`); the row is then scaled back, for summed adapters over-drive.
+        """
+        asked = np.stack([sitting.emotion.array for sitting in sittings])
+        if not params.calibrated or self.calibration is None:
+            return asked
+        given = self.calibration.gain(asked)
+        most = np.maximum(asked.sum(axis=1), 1.0)
+        total = given.sum(axis=1)
+        return given * np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]
+
+    def prompts(self, sittings: Sequence[Sitting], params: ImageParams) -> list[str]:
+        """The prompts that the model sees: what was asked, then what carries the emotion."""
+        return [
+            expand(
+                sitting.prompt,
+                Emotion(tuple(row), sitting.emotion.residual),
+                params.content,
+                keep_content=params.keep_content,
+                seed=sitting.seed,
+                vocabulary=self.words,
+            )
+            for sitting, row in zip(sittings, self.dials(sittings, params), strict=True)
+        ]
+
+    def paint(
+        self,
+        sittings: Sequence[Sitting],
+        params: ImageParams,
+        *,
+        init: Image.Image | None = None,
+        critic: Any = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> list[Image.Image]:
+        """Paint one batch; returns one RGB picture a sitting, in their order.
+
+        `on_step(i)` is called after denoising step i (from 0) and may raise `Stopped`. `critic`
+        is the differentiable critic of `critic_guidance`. Nothing of the steering is left on the
+        pipeline afterwards, also after an exception.
+        """
+        pipe = self.pipe if init is None else self._image_to_image
+        arguments = self._arguments(pipe, sittings, params, init)
+        if on_step is not None:
+
+            def after(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
+                on_step(index)
+                return values
+
+            arguments["callback_on_step_end"] = after
+        with self._steered(pipe, sittings, params, critic):
+            result = pipe(**arguments)
+        return [picture.convert("RGB") for picture in result.images]
+
+    def _arguments(
+        self, pipe: Any, sittings: Sequence[Sitting], params: ImageParams, init: Any
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline's own call, only those its class declares."""
+        signature = inspect.signature(type(pipe).__call__).parameters
+        width, height = self.size(params, init)
+        arguments: dict[str, Any] = {
+            "prompt": self.prompts(sittings, params),
+            "num_inference_steps": params.steps,
+            "generator": [torch.Generator().manual_seed(s.seed) for s in sittings],
+            "output_type": "pil",
+            **self.call,
+        }
+        if init is None or "height" in signature:
+            arguments |= {"width": width, "height": height}
+        if init is not None:
+            picture = init.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            # diffusers needs at least one whole step: int(steps * strength) >= 1.
+            strength = max(1 - params.keep, 1.0001 / params.steps)
+            arguments |= {"image": [picture] * len(sittings), "strength": min(strength, 1.0)}
+        scale = "guidance_scale"
+        if signature.get(scale) is None or signature[scale].default is None:
+            scale = self.family.scale_argument or scale  # Qwen-Image: true_cfg_scale
+        if params.guidance_scale is not None:
+            arguments[scale] = params.guidance_scale
+        if "negative_prompt" in signature:
+            if params.negative_prompt:
+                arguments["negative_prompt"] = [params.negative_prompt] * len(sittings)
+            elif scale == "true_cfg_scale":
+                # Without one, Qwen-Image leaves guidance out; its own examples pass a space.
+                arguments["negative_prompt"] = [" "] * len(sittings)
+        if isinstance(arguments.get("negative_prompt"), str):
+            arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(sittings)
+        return arguments
+
+    @contextmanager
+    def _steered(
+        self, pipe: Any, sittings: Sequence[Sitting], params: ImageParams, critic: Any
+    ) -> Iterator[None]:
+        """Every mechanism that `params` turn on, opened in order, closed in reverse."""
+        track = self.dials(sittings, params)
+        rest = np.array([sitting.emotion.residual for sitting in sittings])
+        moved = bool(params.style) and bool(track.any() or rest.any())
+        with ExitStack() as stack:
+            if moved and params.directions:
+                bank = self.directions
+                stack.enter_context(bank.steer(pipe, track, params.style, residuals=rest))
+            if moved and params.lora and self.loras is not None:
+                part = self.loras.mask(track)
+                stack.enter_context(self.loras.steer(pipe, part, params.style))
+            if moved and params.noise_guidance:
+                from adapters.guidance import NoiseGuidance
+
+                guide = NoiseGuidance(self.directions)
+                stack.enter_context(guide.steer(pipe, track, params.noise_guidance))
+            if params.critic_guidance:
+                if critic is None:
+                    msg = (
+                        "critic_guidance: there is no critic to ask; install the critic weights "
+                        "(`affect models verify`) or set it to 0"
+                    )
+                    raise PaintError(msg)
+                from adapters.guidance import CriticGuidance
+
+                # The target is what was asked; gains only say how to get there.
+                asked = np.stack([sitting.emotion.array for sitting in sittings])
+                stack.enter_context(
+                    CriticGuidance(critic).steer(pipe, asked, params.critic_guidance)
+                )
+            try:
+                yield
+            except BaseException:
+                # An interrupted call skips diffusers' own clean-up of offloaded parts.
+                if self.offloaded:
+                    pipe.maybe_free_model_hooks()
+                raise
+
+    def offload(self) -> bool:
+        """Keep only the part that works on the accelerator; False when that is no help here."""
+        if self.offloaded or self.pipe.device.type not in ("cuda", "xpu"):
+            return False
+        self.pipe.enable_model_cpu_offload()
+        self.offloaded = True
+        return True
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on an accelerator or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

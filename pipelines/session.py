@@ -1,0 +1,348 @@
+"""The run behind `generate`: load, paint in a thread, survive full memory, read, choose, write.
+
+One `Session` is one call. The painting runs in a thread of its own that looks at a stop flag after
+every denoising step; closing the iterator raises the flag, waits for that step and leaves every
+steering context on the way out. It deliberately does not know how requests are checked
+(pipelines.image) or how an emotion acts on a model (pipelines.painter).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.emotion import CORE
+from pipelines import Backbone, Step
+from pipelines.image import ImageParams, Job, candidates, groups
+from pipelines.media import load_image
+from pipelines.take import Take, record_failure, write_take
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pipelines.painter import Painter, Sitting
+
+log = logging.getLogger("affect")
+
+#: Pictures painted at once unless told otherwise: a grid of 4 x 5 on a GPU; on a CPU more at once
+#: is no faster and makes Stop wait longer.
+BATCH = {"cuda": 20, "mps": 4, "cpu": 8}
+
+
+_LAST: dict[str, Any] = {}  # The painter used last: the next call need not load it again.
+
+
+@functools.cache
+def _reader(name: str) -> Any:
+    from adapters.critic import load_critic
+
+    return load_critic(name)
+
+
+@dataclass(slots=True)
+class Session:
+    """The state of one `generate` call."""
+
+    out: Path
+    best_of: int | None
+    painter: Painter | None
+    critic: Any
+    reader: Any
+    batch_size: int | None
+    ext: str
+    options: dict[str, Any] = field(default_factory=dict)
+    done: float = 0.0
+    total: float = 0.0
+    seconds: float = 0.0
+    told: set[str] = field(default_factory=set)
+    pending: list[str] = field(default_factory=list)
+
+    def takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
+        """Make all jobs; see `pipelines.image.generate`."""
+        self.total = sum(
+            job.params.steps * len(candidates(same, self.best_of)) / len(same)
+            for same in groups(jobs, lambda job: job.but_for_seed)
+            for job in same
+        )
+        self._load_critics()
+        for batch in groups(jobs, lambda job: job.alike):
+            yield self._step("load")
+            painter = self._painter(batch[0].row)
+            init = load_image(batch[0].init) if batch[0].init else None
+            painter.check(batch[0].params, init=init is not None)
+            yield self._step("load", self._news(painter, batch))
+            with alone(painter):
+                left = list(batch)
+                try:
+                    for event in self._batch(painter, batch, init):
+                        if isinstance(event, Take):
+                            left.pop(0)
+                        yield event
+                except Exception as error:
+                    for job in left:
+                        record_failure(job.request, error, self.out)
+                    raise
+
+    def _batch(
+        self, painter: Painter, batch: list[Job], init: Image.Image | None
+    ) -> Iterator[Step | Take]:
+        """One batch: every picture written as its chunk is done, or the best ones at the end."""
+        if self.best_of is None:
+            for event in self._painted(painter, batch, init):
+                if isinstance(event, list):
+                    yield self._step("read")
+                    yield from self._written(painter, event)
+                else:
+                    yield event
+            return
+        for same in groups(batch, lambda job: job.but_for_seed):
+            pool: list[Made] = []
+            for event in self._painted(painter, candidates(same, self.best_of), init):
+                if isinstance(event, list):
+                    pool += event
+                else:
+                    yield event
+            yield self._step("read")
+            yield from self._written(painter, pool, keep=len(same))
+
+    def _load_critics(self) -> None:
+        """Resolve "auto"; without critic weights takes are made unread, with one warning."""
+        for role, name in (("critic", "critic-image"), ("reader", "reader-image")):
+            if getattr(self, role) != "auto":
+                continue
+            try:
+                setattr(self, role, _reader(name))
+            except (OSError, ValueError) as error:
+                if role == "critic" and self.best_of is not None:
+                    raise
+                setattr(self, role, None)
+                self.pending.append(f"{name} is not here, so it reads no take ({error})")
+
+    def _painter(self, row: Backbone) -> Painter:
+        if self.painter is not None:
+            return self.painter
+        from pipelines.painter import Painter
+
+        key = f"{row.weights} {self.options}"
+        if key not in _LAST:
+            _LAST.clear()
+            _LAST[key] = Painter.load(row, **self.options)
+        return _LAST[key]
+
+    def _news(self, painter: Painter, batch: list[Job]) -> tuple[str, ...]:
+        """Warnings that were not told yet."""
+        notes, self.pending = self.pending, []
+        for job in batch:
+            notes += painter.notes(job.request.prompt)
+        if painter.calibration is not None and batch[0].params.calibrated:
+            weak = set(painter.calibration.uncontrollable())
+            asked = {job.emotion.dominant for job in batch} & weak
+            notes += [
+                f"{name} is not controllable on {painter.name}: its range is under 3 sd of noise"
+                for name in sorted(asked)
+            ]
+        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
+        self.told.update(fresh)
+        for note in fresh:
+            log.info("%s", note)
+        return fresh
+
+    def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
+        eta = self.seconds / self.done * (self.total - self.done) if self.done else None
+        return Step(round(self.done), round(self.total), eta, stage, notes)
+
+    def _painted(
+        self, painter: Painter, jobs: list[Job], init: Image.Image | None
+    ) -> Iterator[Step | list[Made]]:
+        """Paint jobs of one kind in chunks; a chunk that does not fit is halved, then offloaded."""
+        from pipelines.painter import Sitting, out_of_memory
+
+        most = self.batch_size or BATCH.get(painter.pipe.device.type, 4)
+        todo = [jobs[i : i + most] for i in range(0, len(jobs), most)]
+        params = jobs[0].params
+        steps = painter.steps(params, init=init is not None)
+        while todo:
+            chunk = todo.pop(0)
+            sittings = [Sitting(j.request.prompt, j.emotion, j.request.seed) for j in chunk]
+            before, whole = self.done, params.steps * len(chunk)
+            pictures: list[Image.Image] = []
+            begun = last = time.monotonic()
+            try:
+                for event in in_thread(painter, sittings, params, init, self.critic):
+                    now = time.monotonic()
+                    self.seconds, last = self.seconds + now - last, now
+                    if isinstance(event, int):
+                        self.done = before + whole * min(1.0, (event + 1) / steps)
+                        yield self._step("denoise")
+                    else:
+                        pictures = event
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                self.done = before
+                todo = self._smaller(painter, chunk, init, error) + todo
+                note = f"memory ran out with {len(chunk)} at once; trying {len(todo[0])}"
+                log.info("%s", note)
+                yield self._step("denoise", (note,))
+                continue
+            self.done = before + whole
+            each = (time.monotonic() - begun) / len(chunk)
+            seen = painter.prompts(sittings, params)
+            yield [
+                Made(job, picture, prompt, each)
+                for job, picture, prompt in zip(chunk, pictures, seen, strict=True)
+            ]
+
+    def _smaller(
+        self, painter: Painter, chunk: list[Job], init: Image.Image | None, error: Exception
+    ) -> list[list[Job]]:
+        """What to try instead of `chunk`; a clean MemoryError when there is nothing left."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(chunk) > 1:
+            half = (len(chunk) + 1) // 2
+            self.batch_size = half
+            return [chunk[:half], chunk[half:]]
+        if painter.offload():
+            return [chunk]
+        width, height = painter.size(chunk[0].params, init)
+        msg = (
+            f"memory: one {width}x{height} picture of {painter.name} does not fit; "
+            "ask for a smaller --width and --height or another --backbone"
+        )
+        raise MemoryError(msg) from error
+
+    def _written(
+        self, painter: Painter, pool: list[Made], keep: int | None = None
+    ) -> Iterator[Take]:
+        """Read all pictures by both readers, rank them by the critic if `keep` is given, write."""
+        pictures = [made.picture for made in pool]
+        unread = [None] * len(pool)
+        by_critic = self.critic.read(pictures) if self.critic else unread
+        by_reader = self.reader.read(pictures) if self.reader else unread
+        order, scores = list(range(len(pool))), []
+        if keep is not None:
+            from adapters.critic import soft_score
+
+            scores = [
+                float(soft_score(reading, made.job.emotion.soft_label()))
+                for reading, made in zip(by_critic, pool, strict=True)
+            ]
+            order.sort(key=lambda i: -scores[i])
+        for rank, i in enumerate(order[:keep], start=1):
+            chosen = None
+            if keep is not None:
+                chosen = {
+                    "of": len(pool),
+                    "rank": rank,
+                    "score": scores[i],
+                    "mean_score": sum(scores) / len(scores),
+                    "critic": self.critic.name,
+                }
+            yield write_take(
+                pool[i].job.request.changed(weights=painter.weights),
+                pool[i].picture,
+                self.out,
+                reading=_reading(pool[i], by_critic[i], by_reader[i]),
+                seconds=pool[i].seconds,
+                ext=self.ext,
+                chosen=chosen,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A painted picture, the prompt that the model saw, the seconds it took."""
+
+    job: Job
+    picture: Image.Image
+    seen: str
+    seconds: float
+
+
+def _reading(made: Made, critic: Any, reader: Any) -> dict[str, Any]:
+    """What a take says about how it is read: asked, read by A (guides, ranks), by B (reports)."""
+    return {
+        "asked": dict(
+            zip(("neutral", *CORE), map(float, made.job.emotion.soft_label()), strict=True)
+        ),
+        "prompt": made.seen,
+        "critic": critic.to_json() if critic is not None else None,
+        "reader": reader.to_json() if reader is not None else None,
+    }
+
+
+_ALONE = threading.Lock()
+
+
+@contextmanager
+def alone(painter: Painter) -> Iterator[None]:
+    """One run at a time on a painter: two would steer the same pipeline into each other."""
+    with _ALONE:
+        if painter.busy:
+            msg = (
+                f"backbone: {painter.name} is busy with another run; "
+                "read that one to its end or close it first"
+            )
+            raise RuntimeError(msg)
+        painter.busy = True
+    try:
+        yield
+    finally:
+        painter.busy = False
+
+
+def in_thread(
+    painter: Painter,
+    sittings: list[Sitting],
+    params: ImageParams,
+    init: Image.Image | None,
+    critic: Any,
+) -> Iterator[int | list[Image.Image]]:
+    """Paint in a thread; yields each step's index, then the pictures.
+
+    Leaving early (close, error, Ctrl-C) raises the stop flag and waits for the thread, which ends
+    after the step it is in.
+    """
+    from pipelines.painter import Stopped
+
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def after(index: int) -> None:
+        if stop.is_set():
+            raise Stopped
+        events.put(index)
+
+    def work() -> None:
+        try:
+            events.put(painter.paint(sittings, params, init=init, critic=critic, on_step=after))
+        except BaseException as error:
+            events.put(error)
+
+    thread = threading.Thread(target=work, name="affect-paint", daemon=True)
+    thread.start()
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if not isinstance(event, int):
+                return
+    finally:
+        stop.set()
+        thread.join()
