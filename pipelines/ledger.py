@@ -102,11 +102,14 @@ def append(out_dir: Path | str, line: Mapping[str, Any]) -> None:
     """
     out_dir = Path(out_dir)
     text = json.dumps(line, allow_nan=False, sort_keys=True).encode("ascii") + b"\n"
-    with explained(out_dir / LEDGER), _locked(out_dir), (out_dir / LEDGER).open("a+b") as file:
+    path = out_dir / LEDGER
+    # unbuffered: a buffer would be flushed again when the file closes, behind the truncation
+    with explained(path), _locked(out_dir), path.open("a+b", buffering=0) as file:
         end = _heal(file.fileno())
         try:
-            file.write(text)
-            file.flush()
+            rest = memoryview(text)
+            while rest:
+                rest = rest[os.write(file.fileno(), rest) :]
             os.fsync(file.fileno())
         except BaseException:
             with suppress(OSError):
