@@ -1,11 +1,11 @@
 """How a state moves in time: PCHIP between keys, or a critically damped answer to them.
 
-Works on plain arrays of any width (12 intensities, 3 VAD axes). It does not know names, text or frame
-rates: both curves are closed forms, so 24 and 60 frames a second sample the same motion.
+Works on plain arrays of any width (12 intensities, 3 VAD axes). It does not know names, text or
+frame rates: both curves are closed forms, so 24 and 60 frames a second sample the same motion.
 
-Sources: Fritsch & Butland 1984 (PCHIP slopes); Mehrabian 1996 for the traits -> VAD regression, in the
-form of PELD (Wen et al. 2021). The momentum rule of arXiv 2601.16087 overshoots by 25-70 % and is not
-used; at damping 1 the same second-order system does not overshoot.
+Sources: Fritsch & Butland 1984 (PCHIP slopes); Mehrabian 1996 for the traits -> VAD regression, in
+the form of PELD (Wen et al. 2021). The momentum rule of arXiv 2601.16087 overshoots by 25-70 % and
+is not used; at damping 1 the same second-order system does not overshoot.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ DECAY_OVER_RISE = 3.0  # emotions leave about three times more slowly than they 
 def pchip(x: ArrayLike, y: ArrayLike, at: ArrayLike) -> Array:
     """Monotone cubic interpolation, held constant outside the keys.
 
-    x: (n,) strictly increasing. y: (n, k). at: (m,). Returns float64 (m, k). Between two keys no value
-    leaves the range of those keys. Equal to scipy's PchipInterpolator inside the keys.
+    x: (n,) strictly increasing. y: (n, k). at: (m,). Returns float64 (m, k). Between two keys no
+    value leaves the range of those keys. Equal to scipy's PchipInterpolator inside the keys.
     """
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     q = np.clip(np.asarray(at, dtype=np.float64), xs[0], xs[-1])
@@ -77,8 +77,8 @@ def _end_slope(h0: float, h1: float, m0: Array, m1: Array) -> Array:
 class Personality:
     """Five traits, each 0..1 with .5 the average person; N is emotional STABILITY, not neuroticism.
 
-    Mehrabian's regression takes stability; PELD feeds its N as is. The average person has baseline 0
-    and gain 1: the state passes unchanged.
+    Mehrabian's regression takes stability; PELD feeds its N as is. The average person has baseline
+    0 and gain 1: the state passes unchanged.
     """
 
     O: float = 0.5
@@ -137,9 +137,9 @@ def respond(
     """Critically damped answer to targets that switch at given times, in closed form.
 
     times: (n,) strictly increasing seconds at which a target comes into force. targets: (n, k).
-    at: (m,) seconds, any order. rise, decay: seconds to cover 63 % of the way up and down, scalar or
-    (k,), > 0; decay defaults to 3 x rise. start: (k,) state at rest before times[0], default the first
-    target. Returns float64 (m, k). No coordinate passes its target, or the one before it.
+    at: (m,) seconds, any order. rise, decay: seconds to cover 63 % of the way up and down, scalar
+    or (k,), > 0; decay defaults to 3 x rise. start: (k,) state at rest before times[0], default the
+    first target. Returns float64 (m, k). No coordinate passes its target, or the one before it.
     """
     ts, us = np.asarray(times, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     q = np.asarray(at, dtype=np.float64)
@@ -191,7 +191,7 @@ def dynamics(
             raise ValueError(msg)
         us = us + personality.shift(us)
     frames = dt * np.arange(len(us))
-    # Frames that repeat the target before them are no switch: one closed form covers the whole hold.
+    # Frames that repeat the target before them are no switch: one closed form covers the hold.
     switch = np.append(True, (np.diff(us, axis=0) != 0).any(axis=1))
     return respond(frames[switch], us[switch], frames, rise=rise, decay=decay, start=start)
 
@@ -211,7 +211,7 @@ def _enter(
     """State, velocity and rate with which a new target is met, such that nothing overshoots.
 
     Moving away from the new target: brake at least at the old rate, which keeps the old bound.
-    Moving towards it: a speed above omega * distance would carry the state past it, so it is limited.
+    Moving towards it: a speed above omega * distance would carry the state past it: limited.
     """
     gap = target - x
     omega = np.where(gap >= 0, up, down)

@@ -1,6 +1,6 @@
 """The emotion state: one frozen value that every pipeline, adapter, critic and file shares.
 
-``a`` in [0, 1]^12, sum(a) <= 1, is the intensity of each core emotion; the mass left over is neutral.
+``a`` in [0, 1]^12, sum(a) <= 1, holds the intensity of each core emotion; what is left is neutral.
 ``v(a) = a @ VAD + residual`` is its valence, arousal and dominance. An `EmotionTimeline` is keyed
 states with PCHIP between them; one emotion is a timeline with one key.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,8 +53,8 @@ CORE: tuple[str, ...] = (
 """The twelve core emotions, in the order of every vector of this project."""
 
 # Means of Russell & Mehrabian terms: happy; excited; (enjoyment, carefree); (relaxed, leisurely,
-# secure); (loved, in love); (awed, wonder); surprised; angry; disgusted; fearful; sad; bored. A mean of
-# several terms stands in where the 1977 table has no such word.
+# secure); (loved, in love); (awed, wonder); surprised; angry; disgusted; fearful; sad; bored. A
+# mean of several terms stands in where the 1977 table has no such word.
 VAD: NDArray[np.float64] = np.array(
     [
         [0.810, 0.510, 0.460],
@@ -82,7 +83,7 @@ DEFAULT_INTENSITY = 0.7
 DECIMALS = 6
 # Twelve intensities that are each rounded may exceed their exact sum by this much.
 SLACK = 1e-5
-# How much slower than it came each emotion leaves, in CORE order: surprise fastest, sadness slowest.
+# How much slower than it came each emotion leaves (CORE order): surprise fastest, sadness slowest.
 DECAY = (3.0, 2.5, 2.5, 4.0, 4.0, 3.0, 1.5, 3.0, 2.5, 2.5, 5.0, 4.0)
 
 
@@ -167,8 +168,8 @@ class Emotion:
     def parse(cls, text: str, *, over: bool = False, reader: str | None = None) -> Emotion:
         """Read any text form of ONE emotion; the forms are listed in `adapters.notation`.
 
-        over: allow intensities up to 1.5. reader: name or folder of a transformers text-classification
-        model that reads quoted text instead of the lexicon.
+        over: allow intensities up to 1.5. reader: name or folder of a transformers
+        text-classification model that reads quoted text instead of the lexicon.
         """
         from adapters.notation import parse_emotion
 
@@ -243,9 +244,9 @@ class EmotionTimeline:
         times = _rounded("times", tuple(t for t, _ in self.keys), len(self.keys))
         if len(times) == 1:
             times = (0.0,)
-        if min(times) < 0.0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if min(times) < 0.0 or any(b <= a for a, b in pairwise(times)):
             given = ", ".join(f"{_number(t)}s" for t in times)
-            msg = f"timeline: times must be 0 or more and increase, received {given}; reorder the keys"
+            msg = f"timeline: times allowed 0 or more, increasing; received {given}; reorder them"
             raise EmotionError(msg)
         emotions = (emotion for _, emotion in self.keys)
         object.__setattr__(self, "keys", tuple(zip(times, emotions, strict=True)))
@@ -303,9 +304,9 @@ class EmotionTimeline:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A body's answer to the keys instead of PCHIP: each key is a target from its time on.
 
-        Critically damped and in closed form, so it does not depend on the frame rate. rise: seconds to
-        63 % of the way, .3 for a face, .5 for a voice. A personality moves VAD by its baseline and
-        gain; that part goes into the residuals. Returns float32 (n, 12) and (n, 3).
+        Critically damped and in closed form, so it does not depend on the frame rate. rise: seconds
+        to 63 % of the way, .3 for a face, .5 for a voice. A personality moves VAD by its baseline
+        and gain; that part goes into the residuals. Returns float32 (n, 12) and (n, 3).
         """
         at = np.asarray(times, dtype=np.float64).reshape(-1)
         a_keys, r_keys = self._split()
@@ -332,7 +333,7 @@ class EmotionTimeline:
         return a, np.array([emotion.residual for _, emotion in self.keys])
 
     def _cap(self) -> float:
-        """Keys within the simplex keep the path within it; keys over it raise the roof to theirs."""
+        """Largest sum on the path: 1, or that of the most intense key where one goes over."""
         return max(1.0, max(emotion.intensity for _, emotion in self.keys))
 
     def _states(self, times: ArrayLike) -> NDArray[np.float64]:
@@ -365,16 +366,9 @@ def _unit(name: str) -> NDArray[np.float64]:
     if name in CORE:
         state[CORE.index(name)] = 1.0
         return state
-    from adapters.lexicon import look_up, nearest
+    from adapters.lexicon import entry
 
-    entry = look_up(name)
-    if entry is None:
-        msg = (
-            f'emotion: "{name}" is not a known emotion; nearest known: {", ".join(nearest(name, 5))}; '
-            "put free text in double quotes to have it read"
-        )
-        raise EmotionError(msg)
-    return np.append(entry[0], entry[1])
+    return np.append(*entry(name))
 
 
 def _rounded(what: str, values: tuple[float, ...], n: int) -> tuple[float, ...]:

@@ -4,7 +4,7 @@
     sadness                                     a name alone: intensity .7
     happiness .6 + fear .2                      a mixture; the intensities add up to at most 1
     happiness + fear                            names alone share .7 between them
-    grief .9                                    any word of the lexicon, as many times its own mixture
+    grief .9                                    any word of the lexicon: that share of its mixture
     v=-.7 a=.3 d=0                              a point of valence, arousal, dominance, each -1..1
     contentment .5 + dv=.1 dd=-.4               a shift of that point which no core emotion explains
     neutral                                     nothing
@@ -12,9 +12,9 @@
     "I just lost my dog"                        free text in double quotes, read by the lexicon
     "I just lost my dog" .9                     the same, scaled to an intensity of its own
 
-Shells eat quotes, so a phrase of several words that holds no number and in which the lexicon finds an
-emotion is read as free text without them. It does not know what a word means (`adapters.lexicon`), and
-nothing here draws: the canonical text of a state is `Emotion.text`.
+Shells eat quotes, so a phrase of several words that holds no number and in which the lexicon finds
+an emotion is read as free text without them. It does not know what a word means (that is
+`adapters.lexicon`) nor how a state is written (`Emotion.text`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.emotion import (
     CORE,
@@ -33,7 +34,7 @@ from adapters.emotion import (
     EmotionTimeline,
     check_intensity,
 )
-from adapters.lexicon import look_up, nearest, read_text
+from adapters.lexicon import entry, look_up, read_text
 
 LONGEST = 20_000  # characters; text of this length is a mistake or an attack, not an emotion
 
@@ -79,9 +80,6 @@ def parse_timeline(text: str, *, over: bool = False, reader: str | None = None) 
 
 
 def _clean(text: str) -> str:
-    if not isinstance(text, str):
-        msg = f"emotion: expected text, received {type(text).__name__}; {_FORMS}"
-        raise EmotionError(msg)
     if len(text) > LONGEST:
         msg = f"emotion: at most {LONGEST} characters allowed, received {len(text)}; shorten it"
         raise EmotionError(msg)
@@ -90,7 +88,7 @@ def _clean(text: str) -> str:
         msg = f"emotion: expected an emotion, received an empty text; {_FORMS}"
         raise EmotionError(msg)
     if clean.count('"') % 2:
-        msg = f"emotion: a double quote is not closed in {_short(text)}; close it"
+        msg = f"emotion: a double quote is not closed in {' '.join(text.split())[:40]}; close it"
         raise EmotionError(msg)
     return clean
 
@@ -113,7 +111,7 @@ def _mixture(text: str, *, over: bool, reader: str | None) -> Emotion:
         state += _term(term, len(terms), over=over, reader=reader)
     total = float(state[: len(CORE)].sum())
     if total > (MOST_OVER if over else 1.0) + SLACK:
-        check_intensity(total, f'"{_short(text, 60)}" together', over=over)
+        check_intensity(total, f"{_short(text, 60)} together", over=over)
     return Emotion._of_state(state)
 
 
@@ -130,7 +128,7 @@ def _terms(text: str) -> list[str]:
     return terms
 
 
-def _term(term: str, among: int, *, over: bool, reader: str | None) -> np.ndarray:
+def _term(term: str, among: int, *, over: bool, reader: str | None) -> NDArray[np.float64]:
     """State (15,) of one term of a mixture."""
     if not term:
         msg = f"emotion: a name is missing beside '+'; {_FORMS}"
@@ -158,23 +156,19 @@ def _term(term: str, among: int, *, over: bool, reader: str | None) -> np.ndarra
         if found:
             check_intensity(_value(found["number"], found["percent"]), name, over=over)
         return np.zeros(len(CORE) + 3)
-    entry = look_up(name)
-    if entry is None:
-        if not found and " " in name:
-            read = read_text(name, reader=reader, quiet=True)
-            if read.intensity > 0.0:
-                return np.append(read.array, read.residual)
-        msg = (
-            f"emotion: {_short(name)} is not a known emotion; nearest known: "
-            f"{', '.join(nearest(name, 5))}; put free text in double quotes to have it read"
-        )
-        raise EmotionError(msg)
+    if not found and " " in name and look_up(name) is None:
+        read = read_text(name, reader=reader, quiet=True)
+        if read.intensity > 0.0:
+            return np.append(read.array, read.residual)
+    unit = np.append(*entry(name))
     value = _value(found["number"], found["percent"]) if found else DEFAULT_INTENSITY / among
     check_intensity(value, name, over=over)
-    return value * np.append(entry[0], entry[1])
+    return value * unit
 
 
-def _quoted(read: Emotion, number: str | None, percent: str | None, *, over: bool) -> np.ndarray:
+def _quoted(
+    read: Emotion, number: str | None, percent: str | None, *, over: bool
+) -> NDArray[np.float64]:
     state = np.append(read.array, read.residual)
     if number is None:
         return state

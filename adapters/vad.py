@@ -1,11 +1,11 @@
 """Geometry of the emotion state: VAD points, the simplex, and the way between them.
 
-A VAD point (valence, arousal, dominance, each -1..1) is read as a mixture of at most three anchors by
-non-negative matching pursuit in units of the raters' standard deviation. Plain non-negative least
-squares was rejected: it reaches the point but with mixtures nobody can read ("depressed" became .73
-boredom + .27 fear). This file does not know the names of the core emotions nor any text form.
+A VAD point (valence, arousal, dominance, each -1..1) is read as a mixture of at most three anchors
+by non-negative matching pursuit in units of the raters' standard deviation. Plain non-negative
+least squares was rejected: it reaches the point but with mixtures nobody can read ("depressed"
+became .73 boredom + .27 fear). This file knows neither the core emotions nor any text form.
 
-Source: Russell & Mehrabian 1977 for the scale; the pursuit and its two stop rules are this project's.
+Source: Russell & Mehrabian 1977 for the scale; the pursuit and its stop rules are this project's.
 """
 
 from __future__ import annotations
