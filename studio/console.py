@@ -22,7 +22,7 @@ def result(line: str) -> None:
 
 def result_json(data: object) -> None:
     """Write one JSON object to stdout, on one line."""
-    result(json.dumps(data, ensure_ascii=False, sort_keys=True, default=str))
+    result(json.dumps(data, sort_keys=True, default=str))
 
 
 def note(text: str) -> None:

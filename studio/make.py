@@ -27,12 +27,10 @@ EmotionText = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(
-        "--seed", metavar="N", min=0, max=2**53 - 1, help="First seed; a fresh one when left out."
+        "--seed", metavar="N", min=0, max=2**53 - 1, help="First seed; fresh if left out."
     ),
 ]
-Count = Annotated[
-    int, typer.Option("--n", metavar="N", min=1, max=64, help="How many pictures to keep.")
-]
+Count = Annotated[int, typer.Option("--n", metavar="N", min=1, max=64, help="How many to keep.")]
 BestOf = Annotated[
     int | None,
     typer.Option(
@@ -40,7 +38,7 @@ BestOf = Annotated[
         metavar="N",
         min=1,
         max=256,
-        help="Try this many seeds and keep the --n the critic prefers.",
+        help="Try so many seeds, keep the --n that the critic prefers.",
     ),
 ]
 Backbone = Annotated[

@@ -69,11 +69,10 @@ def _option(field: dataclasses.Field[Any], kind: Any) -> Any:
     dashed = field.name.replace("_", "-")
     flags = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
     low, high = (field.metadata.get(end) if kind in (int, float) else None for end in RANGE)
-    facts = [] if low is None or high is None else [f"{low:g} to {high:g}"]
+    about = ""
     if field.default not in (None, ""):
-        shown = ("off", "on")[field.default] if kind is bool else f"{field.default}"
-        facts.append(f"default {shown}")
-    about = f" ({', '.join(facts)})" if facts else ""
+        shown = ("on" if field.default else "off") if kind is bool else f"{field.default}"
+        about = f" (default {shown})"
     return typer.Option(
         None,
         flags,

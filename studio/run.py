@@ -22,6 +22,7 @@ from studio.console import Meter, NoteHandler, note, result, result_json
 
 if TYPE_CHECKING:
     from adapters.emotion import EmotionTimeline
+    from pipelines import Step
     from pipelines.take import Request, Take
 
 
@@ -136,6 +137,7 @@ def run(
                 dtype=_torch_dtype(options.dtype),
                 offline=options.offline or None,
             )
+            no_bars()
             with closing(cast("Generator[Step | Take]", events)):
                 for event in events:
                     if isinstance(event, Take):
@@ -200,6 +202,15 @@ def quiet_libraries(*, offline: bool) -> None:
     log = logging.getLogger("affect")
     if not any(isinstance(handler, NoteHandler) for handler in log.handlers):
         log.addHandler(NoteHandler(logging.WARNING))
+
+
+def no_bars() -> None:
+    """Turn off the bars that diffusers and transformers draw while loading; imports both."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
 
 
 def _count(takes: Sequence[Take]) -> str:

@@ -17,6 +17,7 @@ from studio.console import one_line, result_json, table_console
 
 # Longest value in the table; the whole of it is in --json.
 WIDEST = 400
+FIRST = ("affect", "request", "prompt", "emotion", "seed", "backbone", "reading", "asked")
 
 
 def app() -> typer.Typer:
@@ -54,29 +55,38 @@ def show(
 
 
 def _rows(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Dotted names and printable values of nested metadata."""
+    """Dotted names and printable values of nested metadata, the request first."""
     rows: list[tuple[str, str]] = []
-    for key, value in data.items():
+    for key in sorted(data, key=_rank):
+        value = data[key]
         name = f"{prefix}{one_line(str(key), 60)}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and not _is_state(value):
             rows.extend(_rows(value, f"{name}."))
         else:
             rows.append((name.removeprefix("affect."), one_line(_text(value), WIDEST)))
     return rows
 
 
-def _text(value: object) -> str:
-    """A value for people; the numbers of an emotion get their names, the strongest first."""
+def _rank(key: object) -> int:
+    return FIRST.index(key) if key in FIRST else len(FIRST)
+
+
+def _is_state(value: Mapping[str, Any]) -> bool:
+    """Whether this is a number for each of some emotions: shown on one line."""
     from adapters.emotion import CORE
 
-    names = {len(CORE): CORE, len(CORE) + 1: ("neutral", *CORE)}
+    return {str(key) for key in value} <= {"neutral", *CORE} and all(
+        isinstance(x, int | float) for x in value.values()
+    )
+
+
+def _text(value: object) -> str:
+    """A value for people; of an emotion the strongest parts first, the absent ones left out."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and len(value) in names and all(_is_number(x) for x in value):
-        pairs = sorted(zip(names[len(value)], value, strict=True), key=lambda pair: -pair[1])
+    if value is None or value == {}:
+        return "-"
+    if isinstance(value, Mapping):
+        pairs = sorted(value.items(), key=lambda pair: -pair[1])
         return ", ".join(f"{name} {x:.2f}" for name, x in pairs if x >= 0.005) or "nothing"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,500 @@
+"""The command line as a person meets it: results, exit codes, one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapters.emotion import CORE, EmotionTimeline
+from pipelines.media import read_metadata
+from pipelines.take import Request, Take, write_take
+from studio.cli import VERBS, run
+from studio.grid import emotion_names, level_values
+from studio.options import with_params
+from studio.run import params_of
+from tests.tiny import tiny_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+FAST = ["--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real Stable Diffusion parts, tiny and random."""
+    return Path(tiny_folder("sd15", tmp_path_factory.mktemp("weights") / "sd15"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fitted directions go to a folder of this test run."""
+    before = os.environ.get("AFFECT_CACHE")
+    os.environ["AFFECT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["AFFECT_CACHE"]
+    else:
+        os.environ["AFFECT_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def take(tmp_path: Path) -> Take:
+    """A finished take that no model was needed for, with hostile words in it."""
+    numbers = dict.fromkeys(CORE, 0.05)
+    reading = {
+        "critic": {"reader": "critic-image", "intensities": {**numbers, "sadness": 0.7}},
+        "reader": {"reader": "reader-image", "intensities": {**numbers, "sadness": 0.6}},
+    }
+    request = Request(
+        "image",
+        'a lake\x1b[31m <script>alert(1)</script> "quoted"',
+        EmotionTimeline.parse("sadness .8"),
+        7,
+        "image-tiny",
+        {"steps": 2},
+    )
+    return write_take(request, Image.new("RGB", (32, 32)), tmp_path / "out", reading=reading)
+
+
+def affect(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "studio.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def files(folder: Path) -> list[Path]:
+    """What a run has left in an output folder, besides ledger and lock."""
+    if not folder.exists():
+        return []
+    kept = ("takes.jsonl", ".takes.lock")
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in kept]
+
+
+# Help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["make", "image", "--help"], ["models", "list"], ["remake", "--help"]],
+    ids=" ".join,
+)
+def test_help_loads_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; from studio.cli import run; "
+        f"code = run({arguments!r}); "
+        "print(code, *[m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
+
+
+def test_help_needs_no_numpy_either() -> None:
+    code = "import sys; from studio.cli import run; run(['--help']); print('numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_every_verb_answers_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in VERBS:
+        assert run([verb, "--help"]) == 0, verb
+        assert "Usage" in capsys.readouterr().out
+
+
+def test_every_knob_is_an_option() -> None:
+    """One option a field: a knob that is added to ImageParams appears without a change here."""
+    import dataclasses
+
+    seen: dict[str, Any] = {}
+
+    def verb(*, prompt: str = "", params: dict[str, Any]) -> int:
+        seen.update(params)
+        return 0
+
+    kind = params_of("image")
+    command = with_params(verb, kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert names <= set(command.__annotations__)
+    command(**dict.fromkeys(names), prompt="x")
+    assert seen == {}, "what was not given must not become part of the request"
+    command(**{**dict.fromkeys(names), "steps": 3}, prompt="x")
+    assert seen == {"steps": 3}
+
+
+# Bad input: one line, exit 2, nothing started ---------------------------------------------------
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.fixture
+def bad(tmp_path: Path, weights: Path, photo: Path) -> dict[str, str]:
+    """Everything the bad-input cases point at, by name."""
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(photo.read_bytes()[:600])
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(png_header(30_000, 30_000))
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet"]})
+    )
+    (pickled / "unet.bin").write_bytes(b"\x80\x04K\x01.")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    occupied = tmp_path / "occupied"
+    occupied.write_text("a file where a folder is needed")
+    return {
+        "corrupt": str(corrupt),
+        "huge": str(huge),
+        "text": str(text),
+        "pickled": str(pickled),
+        "plain": str(plain),
+        "occupied": str(occupied),
+        "missing": str(tmp_path / "missing.png"),
+        "weights": str(weights),
+    }
+
+
+BAD_INPUT = {
+    "unknown emotion": (["-e", "sadnes 0.8"], ["sadnes", "sadness"]),
+    "intensity over 1": (["-e", "sadness 1.2"], ["1.2", "--over"]),
+    "intensity over 1.5": (["-e", "sadness 1.7", "--over"], ["1.7"]),
+    "negative intensity": (["-e", "sadness -.2"], ["sadness"]),
+    "several emotions in time": (["-e", "0s fear .2; 3s awe .9"], ["picture"]),
+    "empty emotion": (["-e", " "], ["emotion"]),
+    "steps out of range": (["--steps", "0"], ["steps", "200"]),
+    "steps not a number": (["--steps", "many"], ["steps"]),
+    "seed out of range": (["--seed", "-1"], ["seed"]),
+    "unknown option": (["--colour", "red"], ["--colour"]),
+    "best-of under n": (["--n", "4", "--best-of", "2"], ["best"]),
+    "unknown dtype": (["--dtype", "float12"], ["float12", "bfloat16"]),
+    "corrupt photo": (["--init", "{corrupt}"], ["corrupt.png"]),
+    "oversized photo": (["--init", "{huge}"], ["huge.png", "32 megapixels"]),
+    "no photo": (["--init", "{missing}"], ["missing.png"]),
+    "text as photo": (["--init", "{text}"], ["text.png"]),
+    "unknown backbone": (["-b", "image-tyni"], ["image-tyni", "image-tiny"]),
+    "pickled weights": (["-b", "{pickled}"], ["unet.bin", "safetensors"]),
+    "folder without weights": (["-b", "{plain}"], ["model_index.json"]),
+    "weights not here, offline": (
+        ["-b", "nobody/nothing", "--offline"],
+        ["nobody/nothing", "pull"],
+    ),
+    "out is a file": (["--out", "{occupied}"], ["occupied", "--out"]),
+    "out below a file": (["--out", "{occupied}/deeper"], ["occupied"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_starts_nothing(
+    case: str, bad: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, words = BAD_INPUT[case]
+    arguments = [part.format(**bad) for part in given]
+    out = tmp_path / "out"
+    defaults = ["-e", "sadness .8"] if "-e" not in arguments else []
+    defaults += ["-b", bad["weights"]] if "-b" not in arguments else []
+    defaults += ["--out", str(out)] if "--out" not in arguments else []
+    code = run(["make", "image", "a lake", *FAST, *defaults, *arguments])
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    lines = said.err.splitlines()
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0]
+    assert files(out) == []
+
+
+@pytest.mark.parametrize("prompt", ["", "   "])
+def test_an_empty_prompt_is_refused(
+    prompt: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["make", "image", prompt, "-b", str(weights), "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "prompt" in said.err
+    assert files(out) == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_refused(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "locked"
+    out.mkdir(mode=0o500)
+    assert run(["make", "image", "a lake", "-b", str(weights), "--out", str(out)]) == 2
+    assert "out:" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
+def test_a_full_disk_is_one_line_and_leaves_nothing(weights: Path, tmp_path: Path) -> None:
+    """A limit on file size makes the kernel refuse the write, as a full disk does."""
+    import resource
+
+    out = tmp_path / "out"
+    arguments = ["make", "image", "a lake", "-b", str(weights), "--out", str(out), *FAST]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+
+    done = affect(*arguments, "--no-directions", preexec_fn=limit)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "no space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert files(out) == []
+
+
+def test_bad_emotions_are_told_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from studio.cli import run; "
+        "code = run(['make', 'image', 'a lake', '-e', 'sadnes']); "
+        "print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "2 False", done.stderr
+
+
+# Making ----------------------------------------------------------------------------------------
+
+
+def test_make_prints_paths_and_nothing_else(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["make", "image", "a lake", "-e", "sadness .8", "--seed", "7", "--n", "2"]
+    assert run([*arguments, "-b", str(weights), "--out", str(out), *FAST]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    takes = [Take.read(Path(line)) for line in lines]
+    assert [take.request.seed for take in takes] == [7, 8]
+    assert {take.request.emotion.text for take in takes} == {"sadness 0.8"}
+    assert sorted(files(out)) == sorted(Path(line) for line in lines)
+
+
+def test_make_json_is_one_object_a_take(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["make", "image", "a lake", "-e", "joy .6 + fear .2", "--seed", "3", "--json"]
+    arguments += ["--style", ".5", "--no-lora", "-b", str(weights), "--out", str(out), *FAST]
+    assert run(arguments) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    data = json.loads(line)
+    assert data["request"]["seed"] == 3
+    assert data["request"]["params"]["style"] == 0.5
+    assert data["request"]["params"]["lora"] is False
+    assert data["request"]["params"]["steps"] == 2
+    assert Take.read(Path(data["path"])).request.key == data["key"]
+
+
+def test_remake_from_the_file_alone(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["make", "image", "a lake", "-e", "awe .7", "--seed", "5", "-b", str(weights), *FAST]
+    assert run([*first, "--style", ".7", "--out", str(tmp_path / "a")]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    moved = tmp_path / "elsewhere.png"
+    made.rename(moved)
+
+    assert run(["remake", str(moved), "--out", str(tmp_path / "b")]) == 0
+    again = Path(capsys.readouterr().out.strip())
+    assert again.read_bytes() == moved.read_bytes()
+
+    changes = ["--seed", "8", "--emotion", "fear .4"]
+    assert run(["remake", str(moved), *changes, "--out", str(tmp_path / "c")]) == 0
+    other = Take.read(Path(capsys.readouterr().out.strip())).request
+    assert (other.seed, other.emotion.text) == (8, "fear 0.4")
+    assert other.params == Take.read(moved).request.params
+
+
+def test_a_photo_is_re_rendered_and_remade(
+    weights: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["make", "image", "same place", "--init", str(photo), "--keep", ".5", "--seed", "1"]
+    arguments += ["-e", "awe .7", "-b", str(weights), "--steps", "4"]
+    assert run([*arguments, "--out", str(tmp_path / "a")]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    data = read_metadata(made)
+    assert data["digital_source"].endswith("compositeWithTrainedAlgorithmicMedia")
+    assert Take.read(made).request.inputs["init"] == photo
+
+    assert run(["remake", str(made), "--out", str(tmp_path / "b")]) == 0
+    assert Path(capsys.readouterr().out.strip()).read_bytes() == made.read_bytes()
+
+
+def test_remake_says_when_the_photo_has_changed(
+    weights: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(photo.read_bytes())
+    arguments = ["make", "image", "same place", "--init", str(mine), "-b", str(weights), *FAST]
+    assert run([*arguments, "--out", str(tmp_path / "a")]) == 0
+    made = capsys.readouterr().out.strip()
+    Image.new("RGB", (32, 32)).save(mine)
+    assert run(["remake", made, "--out", str(tmp_path / "b")]) == 2
+    assert "--init" in capsys.readouterr().err
+    mine.unlink()
+    assert run(["remake", made, "--out", str(tmp_path / "b")]) == 2
+    assert files(tmp_path / "b") == []
+
+
+def test_grid_is_one_seed_all_takes_and_a_marked_sheet(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["grid", "image", "a street", "--emotions", "happiness,grief", "--levels", "2"]
+    assert run([*arguments, "--seed", "4", "-b", str(weights), "--out", str(out), *FAST]) == 0
+    *paths, sheet = capsys.readouterr().out.splitlines()
+    takes = [Take.read(Path(path)) for path in paths]
+    assert {take.request.seed for take in takes} == {4}
+    texts = [take.request.emotion.text for take in takes]
+    assert texts[:3] == ["neutral", "happiness 0.5", "happiness 1"]
+    assert len(texts) == 5, "the neutral picture is made once, not once a row"
+    data = read_metadata(Path(sheet))
+    assert data["digital_source"].endswith("trainedAlgorithmicMedia")
+    assert data["affect"]["emotions"] == ["happiness", "grief"]
+    assert data["width"] > 3 * 112
+    assert data["height"] > 2 * 112
+
+
+def test_grid_refuses_an_emotion_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["grid", "image", "a street", "--emotions", "happiness,feer"]) == 2
+    assert "fear" in capsys.readouterr().err
+
+
+def test_emotion_lists_and_levels() -> None:
+    assert emotion_names("all") == list(CORE)
+    assert emotion_names(" fear, awe,fear ") == ["fear", "awe"]
+    assert level_values(5) == [0.2, 0.4, 0.6, 0.8, 1.0]
+    with pytest.raises(ValueError, match="none in"):
+        emotion_names(" , ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to a child is POSIX")
+def test_ctrl_c_is_130_and_leaves_no_temporary_file(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["make", "image", "a lake", "-b", str(weights), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "studio.cli", *arguments, "--steps", "200", "--n", "64"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 90
+    while not files(out) and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)  # the first takes are there: it is in the middle of its work
+    process.send_signal(signal.SIGINT)
+    said, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    finished = said.splitlines()
+    assert 0 < len(finished) < 64
+    assert sorted(map(str, files(out))) == sorted(finished), "only finished takes are left"
+    for path in finished:
+        Take.read(Path(path))
+
+
+# Looking ---------------------------------------------------------------------------------------
+
+
+def test_show_tells_everything_without_torch(take: Take) -> None:
+    code = (
+        "import sys; from studio.cli import run; "
+        f"code = run(['show', {str(take.path)!r}]); print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    assert "sadness 0.8" in done.stdout
+    assert "image-tiny" in done.stdout
+    assert "\x1b" not in done.stdout, "what a file says must not steer the terminal"
+
+
+def test_show_json_is_the_metadata(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", str(take.path), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["affect"]["request"] == take.request.to_json()
+    assert data["path"] == str(take.path)
+
+
+@pytest.mark.parametrize("verb", ["show", "remake", "score"])
+def test_a_file_that_is_not_ours_is_refused(
+    verb: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([verb, str(photo)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+
+
+def test_scoring_what_may_be_a_person_needs_a_flag(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["score", str(photo)]) == 2
+    assert "--real-media" in capsys.readouterr().err
+    run(["score", str(photo), "--real-media"])  # its result depends on the critics being there
+    assert "Art. 50(3)" in capsys.readouterr().err
+
+
+def test_page_of_a_folder(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = take.path.parents[2]
+    assert run(["page", str(folder)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    text = page.read_text(encoding="utf-8")
+    assert page == folder / "index.html"
+    assert "sadness 0.8" in text
+    assert "<script" not in text
+
+
+def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "list", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = {row["name"] for row in rows}
+    assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
+    assert all(row["licence"] for row in rows)
