@@ -337,6 +337,8 @@ def test_painter_is_only_told_words_it_was_trained_on() -> None:
         said += [text for four in slider_prompts(emotion, "image-tiny") for text in four]
         said += [emotion_word(emotion, level) for level in (0.1, 0.5, 0.9)]
     assert set().union(*map(words, said)) - painter_words() == set()
+    # Its text encoder takes 40 tokens, two of them marks; the emotion word stands last.
+    assert max(len(re.findall(r"\w+|[^\w\s]", text)) for text in said) <= 38
 
 
 # --- pairs and sliders ----------------------------------------------------------------------
