@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
-import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -37,7 +36,7 @@ from torch import nn
 
 from adapters.emotion import CORE
 from adapters.families import require
-from adapters.steps import StepClock
+from adapters.steps import Branches, Layout, StepClock, named_arguments
 
 Gains = Mapping[str, Callable[[float], float]]
 Branch = Literal["both", "cond"]
@@ -172,11 +171,15 @@ class LoraBank:
         if self.loaded(pipe):
             return
         before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
+        flags = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
         try:
             for name, path in self.files.items():
                 if _PREFIX + name not in getattr(denoiser, "peft_config", {}):
                     state = _read_slider(path, part, denoiser)
-                    denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
+                    with warnings.catch_warnings():
+                        # Several adapters in one model are the point.
+                        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                        denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
         except Exception as error:
             self.unload(pipe)
             if isinstance(error, LoraError):
@@ -190,6 +193,8 @@ class LoraBank:
                 for key, parameter in layer.named_parameters():
                     if f".{_PREFIX}" in key:
                         parameter.requires_grad_(False)
+            for parameter, flag in flags:  # peft freezes the whole model
+                parameter.requires_grad_(flag)
 
     def unload(self, pipe: Any) -> None:
         """Take the sliders out again; without other adapters the denoiser is as it was built."""
@@ -272,7 +277,7 @@ class LoraBank:
         clock = StepClock(pipe)
         batch = _Batch(pipe, len(weights), branch, lambda: clock.fraction < start)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(clock.running(on_start=batch.begin))
+            stack.enter_context(clock.running(on_start=batch.branches.begin))
             hook = denoiser.register_forward_pre_hook(batch.observe, with_kwargs=True)
             stack.callback(hook.remove)
             for name, layer in layers.items():
@@ -284,64 +289,43 @@ class _Batch:
     """Which row of the track each row of the denoiser's current batch belongs to."""
 
     def __init__(self, pipe: Any, rows: int, branch: Branch, resting: Callable[[], bool]) -> None:
-        self.pipe, self.rows, self.branch, self.resting = pipe, rows, branch, resting
-        self.cfg = require(pipe, "lora").cfg
-        self.layout: tuple[int, bool, bool] | None = None
+        self.branches = Branches(pipe)
+        self.rows, self.branch, self.resting = rows, branch, resting
+        self.layout: tuple[Layout, bool] | None = None
         self.index = torch.zeros(0, dtype=torch.long)
         self.share = torch.zeros(0)
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the calls of the run before."""
-        self._calls, self._last = 0, None
 
     def observe(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the denoiser: find the true batch size of this call."""
-        parameters = list(inspect.signature(denoiser.forward).parameters)
-        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        sample = named[parameters[0]]
-        size = len(sample)
+        named = named_arguments(denoiser, args, kwargs)
+        size = len(next(iter(named.values())))
         if size % self.rows:
             msg = (
                 f"track: {self.rows} rows do not fit a batch of {size}; "
                 "give one row a prompt, or a single row for all"
             )
             raise LoraError(msg)
-        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        doubled = (
-            guided
-            and self.cfg != "two-calls"
-            and size % (2 * self.rows) == 0
-            # Z-Image may switch guidance off half-way, after which the batch is single again.
-            and _halves_equal(sample)
-        )
-        plain = self.branch == "cond" and not doubled and self._second_call(named)
-        layout = (size, doubled, plain or self.resting())
-        if layout != self.layout:
-            self.layout = layout
-            real = size // 2 if doubled else size
-            index = torch.arange(self.rows).repeat_interleave(real // self.rows)
-            share = torch.full((real,), 0.0 if layout[2] else 1.0)
-            if doubled:
-                other = share if self.branch == "both" else torch.zeros_like(share)
-                halves = (share, other) if self.cfg == "cond-first" else (other, share)
-                index, share = torch.cat([index, index]), torch.cat(halves)
-            self.index, self.share = index, share
+        call = self.branches.read(named, self.rows)
+        resting = self.resting() or (call.unconditional and self.branch == "cond")
+        if (call, resting) == self.layout:
+            return
+        self.layout = (call, resting)
+        index = torch.arange(self.rows).repeat_interleave(call.real // self.rows)
+        share = torch.full((call.real,), 0.0 if resting else 1.0)
+        if call.doubled:
+            other = share if self.branch == "both" else torch.zeros_like(share)
+            halves = (share, other) if call.cond_first else (other, share)
+            index, share = torch.cat([index, index]), torch.cat(halves)
+        self.index, self.share = index, share
 
-    def _second_call(self, named: dict[str, Any]) -> bool:
-        """Whether this is the unconditional call of a family that runs the branches in turn.
-
-        All of them run the conditional branch first, then the other at the same timestep.
-        """
-        if self.cfg != "two-calls":
-            return False
-        time = named.get("timestep", named.get("t"))
-        now = None if time is None else float(torch.as_tensor(time).flatten()[0])
-        self._calls = self._calls + 1 if now == self._last else 0
-        self._last = now
-        return self._calls % 2 == 1
-
-    def scale(self, column: NDArray[np.float64], factor: float, x: torch.Tensor, name: str) -> Any:
+    def scale(
+        self,
+        column: NDArray[np.float64],
+        factor: float,
+        x: torch.Tensor,
+        dtype: torch.dtype,
+        name: str,
+    ) -> Any:
         """The broadcast tensor for a layer whose input is `x`, or a float where rows agree."""
         rows = torch.from_numpy(column)[self.index] * self.share * factor
         if len(x) == len(rows):
@@ -356,13 +340,7 @@ class _Batch:
                 "sample; leave it out of the slider or run one emotion at a time"
             )
             raise LoraError(msg)
-        return rows.to(x.device, torch.float32).view(-1, *(1,) * (x.ndim - 1))
-
-
-def _halves_equal(sample: Any) -> bool:
-    half = len(sample) // 2
-    pairs = zip(sample[:half], sample[half:], strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+        return rows.to(x.device, dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 @contextmanager
@@ -385,9 +363,9 @@ def _weighed(
             dtype = layer.lora_B[adapter].weight.dtype
             key = (adapter, batch.layout, x.shape[0], x.ndim, dtype, x.device)
             if key not in cache:
-                value = batch.scale(adapters[adapter], share * plain[adapter], x, name)
-                # A float32 tensor would promote a bf16 model's activations.
-                cache[key] = value.to(dtype) if isinstance(value, torch.Tensor) else value
+                # In the adapter's own type: a float32 tensor would promote bf16 activations.
+                factor = share * plain[adapter]
+                cache[key] = batch.scale(adapters[adapter], factor, x, dtype, name)
             layer.scaling[adapter] = cache[key]
 
     def unweigh(*_: Any) -> None:
@@ -514,12 +492,8 @@ def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") ->
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write safetensors atomically: a temporary file in the same folder, then a rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata=metadata)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
+        fresh = Path(folder) / path.name
+        save_file(tensors, fresh, metadata=metadata)
+        fresh.chmod(0o644)
+        fresh.replace(path)

@@ -1,8 +1,8 @@
-"""Where a denoising run stands, and what its clean sample looks like.
+"""Where a denoising run stands, which rows of its batch are which, and its clean sample.
 
-Every diffusers pipeline calls `scheduler.set_timesteps` once and `scheduler.step(prediction, t, x, ...)`
-once a step, whatever the model. Wrapping these two methods on the scheduler INSTANCE gives the step
-number, the predicted clean sample and a place to change the prediction, for all of them at once.
+Every diffusers pipeline calls `scheduler.set_timesteps` once and `scheduler.step(f, t, x, ...)`
+once a step, whatever the model. Wrapping these two methods on the scheduler INSTANCE gives the
+step number, the predicted clean sample and a place to change the prediction, for all of them.
 Deliberately knows nothing of emotions, adapters or critics: lora.py and guidance.py build on it.
 
 The clean sample follows from the prediction by an affine map whose two numbers depend on the
@@ -13,11 +13,17 @@ scheduler's convention (DDIM, arXiv 2010.02502 eq. 12; v-prediction, 2202.00512;
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+
+from adapters.families import family
 
 # Schedulers whose sample is sqrt(abar) x0 + sqrt(1 - abar) eps, indexed by an integer timestep.
 _BY_ALPHA = frozenset(
@@ -105,10 +111,10 @@ def clean_map(scheduler: Any, timestep: torch.Tensor | float) -> tuple[float, fl
 
 @contextmanager
 def patched(target: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace `target.name` by `make(original)` on this one object; put back exactly what was there.
+    """Replace `target.name` by `make(original)` on this one object, and put back what was there.
 
     The replacement keeps the original's signature (diffusers inspects `step` for `eta` and
-    `generator`). An attribute that came from the class is removed again, not copied onto the object.
+    `generator`). An attribute that came from the class is removed again, not copied to the object.
     """
     original = getattr(target, name)
     own = name in vars(target)
@@ -181,3 +187,124 @@ class StepClock:
         self.index = 0
         with patched(scheduler, "set_timesteps", wrap_start), patched(scheduler, "step", wrap_step):
             yield self
+
+
+# Set during evaluations that guidance adds: their batch is conditional only, samples first.
+_EXTRA: ContextVar[bool] = ContextVar("extra_evaluation", default=False)
+
+
+@contextmanager
+def extra_evaluation() -> Iterator[None]:
+    """Mark calls of the denoiser that no pipeline made: one branch, each sample's rows together."""
+    token = _EXTRA.set(True)
+    try:
+        yield
+    finally:
+        _EXTRA.reset(token)
+
+
+def in_extra_evaluation() -> bool:
+    """Whether the denoiser is being called inside `extra_evaluation`."""
+    return _EXTRA.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The rows of one call of the denoiser.
+
+    size: rows in all. doubled: both branches of classifier-free guidance lie in this batch, the
+    unconditional one first unless `cond_first`. unconditional: all rows are (separate calls).
+    """
+
+    size: int
+    doubled: bool
+    cond_first: bool
+    unconditional: bool
+
+    @property
+    def real(self) -> int:
+        """Pictures in the batch: half of the rows when doubled."""
+        return self.size // 2 if self.doubled else self.size
+
+    @property
+    def conditional(self) -> slice:
+        """The conditional rows."""
+        if not self.doubled:
+            return slice(0, 0 if self.unconditional else self.size)
+        return slice(0, self.real) if self.cond_first else slice(self.real, self.size)
+
+
+class Branches:
+    """Tells the conditional from the unconditional rows in each call of a pipeline's denoiser."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe, self._cfg = pipe, family(pipe).cfg
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the calls of the run before."""
+        self._calls, self._last = 0, None
+
+    def read(self, named: Mapping[str, Any], rows: int = 1) -> Layout:
+        """The layout of one call with the arguments `named` (see `named_arguments`).
+
+        rows: the batch is a multiple of this many pictures.
+        """
+        sample = next(iter(named.values()))
+        size = len(sample)
+        if in_extra_evaluation():
+            return Layout(size, False, False, False)
+        doubled = (
+            self._cfg != "two-calls"
+            and bool(getattr(self._pipe, "do_classifier_free_guidance", False))
+            and size % (2 * rows) == 0
+            # Z-Image may switch guidance off half-way, after which the batch is single again.
+            and _halves_equal(sample)
+        )
+        second = self._cfg == "two-calls" and self._second(named)
+        return Layout(size, doubled, self._cfg == "cond-first", second)
+
+    def _second(self, named: Mapping[str, Any]) -> bool:
+        """Whether this call repeats the timestep of the one before: the unconditional branch.
+
+        All families of separate calls run the conditional branch first.
+        """
+        time = named.get("timestep", named.get("t"))
+        now = None if time is None else float(torch.as_tensor(time).flatten()[0])
+        self._calls = self._calls + 1 if now == self._last else 0
+        self._last = now
+        return self._calls % 2 == 1
+
+
+def _halves_equal(sample: Any) -> bool:
+    half = len(sample) // 2
+    pairs = zip(sample[:half], sample[half:], strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def named_arguments(
+    denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a call by name, the sample first."""
+    signature = inspect.signature(type(denoiser).forward)
+    return dict(list(signature.bind(denoiser, *args, **kwargs).arguments.items())[1:])
+
+
+# Position tables without a batch axis; their length may equal a batch size by accident.
+_SHARED = ("img_ids", "txt_ids")
+
+
+def take_rows(value: Any, size: int, index: torch.Tensor, name: str = "") -> Any:
+    """Pick the rows `index` of everything in `value` that has `size` of them, dicts included.
+
+    What has no batch axis (a scalar timestep, a position table, a flag) is handed back as it is.
+    """
+    if isinstance(value, Mapping):
+        return {key: take_rows(item, size, index, key) for key, item in value.items()}
+    if isinstance(value, list) and len(value) == size:
+        return [value[i] for i in index.tolist()]
+    if isinstance(value, torch.Tensor) and value.ndim and len(value) == size:
+        if name in _SHARED and value.ndim == 2:
+            return value
+        return value[index.to(value.device)]
+    return value
