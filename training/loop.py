@@ -1,0 +1,140 @@
+"""What every recipe shares: averaged weights, checkpoints that resume exactly, a log line.
+
+A checkpoint is safetensors plus a JSON file, never a pickle: module weights, averaged weights,
+the optimiser's moments, the random generator and the step. It is written beside the old one and
+swapped in, so a run that is killed resumes from a whole checkpoint. Knows no model and no loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+class Average:
+    """Exponential moving average of a module's parameters and buffers (Polyak averaging).
+
+    The decay warms up as (1 + step) / (10 + step), so that short runs are averaged too.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average towards the module's weights after optimiser step `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def cosine(step: int, total: int, peak: float, warmup: int) -> float:
+    """Return the learning rate at `step`: linear warm-up, then a cosine down to peak / 20."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    averages: Mapping[str, Average],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    meta: Mapping[str, object] | None = None,
+) -> None:
+    """Write one resumable checkpoint to `folder`, replacing the last one only when it is whole."""
+    fresh = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for name, module in modules.items():
+        state = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(state, fresh / f"{name}.safetensors")
+    for name, average in averages.items():
+        state = {key: value.contiguous() for key, value in average.state.items()}
+        save_file(state, fresh / f"{name}.average.safetensors")
+    moments = {
+        f"{index}.{key}": value.contiguous()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+        if isinstance(value, torch.Tensor)
+    }
+    moments["generator"] = generator.get_state()
+    save_file(moments, fresh / "optimizer.safetensors")
+    (fresh / "meta.json").write_text(json.dumps({"step": step, **(meta or {})}))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    averages: Mapping[str, Average],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Restore everything `save_checkpoint` wrote and return the step; 0 when there is nothing."""
+    if not (folder / "meta.json").exists():
+        old = folder.with_name(folder.name + ".old")  # killed between the two renames
+        if not (old / "meta.json").exists():
+            return 0
+        old.replace(folder)
+    for name, module in modules.items():
+        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    for name, average in averages.items():
+        average.state = load_file(folder / f"{name}.average.safetensors")
+    moments = load_file(folder / "optimizer.safetensors")
+    generator.set_state(moments.pop("generator"))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(json.loads((folder / "meta.json").read_text())["step"])
+
+
+class Log:
+    """Append one JSON line per report to `path` and echo it: step, loss, samples per second."""
+
+    def __init__(self, path: Path, batch: int) -> None:
+        self.path, self.batch = path, batch
+        self.started = time.perf_counter()
+        self.sums: dict[str, list[float]] = {}
+        self.step = 0
+
+    def add(self, **values: float | torch.Tensor) -> None:
+        """Accumulate figures of a step; each name is averaged over the times it was given."""
+        for name, value in values.items():
+            number = value.item() if isinstance(value, torch.Tensor) else value
+            self.sums.setdefault(name, []).append(number)
+
+    def report(self, step: int) -> None:
+        """Write the means since the last report."""
+        now = time.perf_counter()
+        line: dict[str, float] = {"step": step}
+        line |= {name: round(sum(all_) / len(all_), 5) for name, all_ in self.sums.items()}
+        rate = (step - self.step) * self.batch / (now - self.started) if self.step else 0.0
+        line["samples_per_second"] = round(rate, 2)
+        self.started, self.sums, self.step = now, {}, step
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
