@@ -94,14 +94,16 @@ def _bpe(suffix: str, prefix: str, specials: tuple[str, ...]) -> tuple[dict[str,
     tokens = dict.fromkeys([*letters, *(letter + suffix for letter in letters)])
     merges: dict[tuple[str, str], None] = {}
     for word in _WORDS.split():
-        for head in dict.fromkeys(("", prefix)):
-            parts = [*head, *word]
-            parts[-1] += suffix
-            left = parts[0]
-            for right in parts[1:]:
-                merges[left, right] = None
-                left += right
-                tokens[left] = None
+        *parts, last = word
+        parts.append(last + suffix)
+        left = parts[0]
+        for right in parts[1:]:
+            merges[left, right] = None
+            left += right
+            tokens[left] = None
+        if prefix:  # the space before a word, which Qwen's tokens carry
+            merges[prefix, left] = None
+            tokens[prefix + left] = None
     vocab = {token: index for index, token in enumerate([*tokens, *specials])}
     return vocab, list(merges)
 
@@ -133,13 +135,14 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
 
 def _fill(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """Fill every parameter from `generator`: no zero-initialised gate hides a steering effect."""
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if parameter.ndim > 1:
-                # About unit gain per layer; embeddings get the same scale as CLIP's after its norm.
+            if id(parameter) in embeddings:
+                parameter.normal_(0.0, 1.0, generator=generator)
+            elif parameter.ndim > 1:  # about unit gain: signals neither die nor explode
                 fan_in = parameter[0].numel()
-                spread = 1.0 if "embed" in name or "shared" in name else fan_in**-0.5
-                parameter.normal_(0.0, spread, generator=generator)
+                parameter.normal_(0.0, fan_in**-0.5, generator=generator)
             elif name.endswith("bias"):
                 parameter.normal_(0.0, 0.1, generator=generator)
             else:
