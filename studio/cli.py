@@ -117,7 +117,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if wrong_usage is not None:  # every usage error of typer
             text = one_line(wrong_usage())
             if text:
-                note(f"{text} (affect --help shows what there is)")
+                where = getattr(getattr(error, "ctx", None), "command_path", "affect")
+                note(f"{text.rstrip('.')} (`{where} --help` shows what there is)")
             return BAD_INPUT
         if isinstance(error, ValueError | OSError):
             note(_line_of(error))

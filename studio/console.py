@@ -57,11 +57,12 @@ def one_line(text: str, limit: int = 600) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-def table_console() -> Any:
-    """A rich console for tables on stdout; piped ones are wide, so that no value is folded."""
+def table_console(*, stderr: bool = False) -> Any:
+    """A rich console for tables; piped ones are wide, so that no value is folded."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=200)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr) if stream.isatty() else Console(stderr=stderr, width=200)
 
 
 class Meter:

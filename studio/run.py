@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # What the bar says at each stage of `pipelines.Step`.
 DOING = {"load": "loading", "denoise": "drawing", "read": "reading"}
+LIBRARIES = r"(torch|diffusers|transformers|peft|accelerate|huggingface_hub)(\.|$)"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -134,7 +135,7 @@ def run(
                 best_of=best_of,
                 out_dir=options.out,
                 device=options.device,
-                dtype=_torch_dtype(options.dtype),
+                dtype=torch_dtype(options.dtype),
                 offline=options.offline or None,
             )
             no_bars()
@@ -168,7 +169,8 @@ def _fail(requests: Sequence[Request], error: Exception, out: Path) -> None:
         record_failure(request, error, out)
 
 
-def _torch_dtype(name: str | None) -> Any:
+def torch_dtype(name: str | None) -> Any:
+    """The torch dtype of a name, None for None; raises ValueError in one line."""
     if name is None:
         return None
     if name not in DTYPES:
@@ -198,7 +200,8 @@ def quiet_libraries(*, offline: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    # Deprecations between libraries are nothing a person here can act on.
+    warnings.filterwarnings("ignore", module=LIBRARIES)
     log = logging.getLogger("affect")
     if not any(isinstance(handler, NoteHandler) for handler in log.handlers):
         log.addHandler(NoteHandler(logging.WARNING))

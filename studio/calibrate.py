@@ -1,0 +1,171 @@
+"""`affect calibrate image`: sweep levels and seeds, store the gain, draw the dose-response curves.
+
+`pipelines.calibrate` makes and reads the pictures, `adapters.calibration` holds the mathematics and
+the file that later runs apply by default. This file counts on stderr, draws the plot and says per
+emotion whether the dial works.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studio import make
+from studio.console import Meter, note, result, result_json, table_console
+from studio.options import with_params
+from studio.run import DOING, no_bars, params_of, quiet_libraries, torch_dtype
+
+if TYPE_CHECKING:
+    from adapters.calibration import Calibration
+
+
+def app() -> typer.Typer:
+    """The verb `calibrate`, with one command a modality."""
+    verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model.")
+    verb.callback()(lambda: None)
+    verb.command("image")(with_params(image, params_of("image")))
+    return verb
+
+
+def image(
+    *,
+    emotion: Annotated[
+        str, typer.Option("--emotion", "-e", help="Comma-separated core emotions, or all.")
+    ] = "all",
+    backbone: make.Backbone = make.DEFAULT_BACKBONE,
+    levels: Annotated[
+        int, typer.Option("--levels", metavar="N", min=3, max=21, help="Intensities from 0 to 1.")
+    ] = 7,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=2, max=256, help="Pictures a level.")
+    ] = 16,
+    out: make.Out = Path("out"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the calibration as one JSON object.")
+    ] = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Measure how strongly each emotion answers its dial, and store the gain that corrects it."""
+    from adapters.calibration import Calibration
+    from pipelines.calibrate import calibrate
+    from pipelines.take import prepare_out
+
+    names = core_names(emotion)
+    prepare_out(out)
+    quiet_libraries(offline=offline)
+    events = calibrate(
+        backbone,
+        emotions=names,
+        levels=levels,
+        seeds=seeds,
+        params=params,
+        device=device,
+        dtype=torch_dtype(dtype),
+        offline=offline or None,
+    )
+    no_bars()
+    found: Calibration | None = None
+    with Meter(f"calibrating {backbone}") as meter, closing(events):
+        for event in events:
+            if isinstance(event, Calibration):
+                found = event
+            else:
+                meter.step(f"{backbone}: {DOING[event.stage]}", event.index, event.total)
+    if found is None:
+        msg = "calibrate: the sweep ended without a result; run it again"
+        raise ValueError(msg)
+    return report(found, names, out, as_json=as_json)
+
+
+def report(found: Calibration, names: list[str], out: Path, *, as_json: bool) -> int:
+    """Write the JSON and the plot beside each other, say per emotion how well the dial works."""
+    stem = Path(found.backbone).name
+    written = found.save(out / f"calibration-{stem}.json")
+    picture = plot(found, out / f"calibration-{stem}.png")
+    if as_json:
+        result_json({**found.to_json(), "plot": str(picture), "path": str(written)})
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("emotion", "range", "sd", "dial"):
+        table.add_column(title, justify="left" if title in ("emotion", "dial") else "right")
+    for name in names:
+        response = found.responses[name]
+        verdict = "works" if response.controllable else "not controllable, left as it is"
+        table.add_row(name, f"{response.range:.2f}", f"{response.range_sd:.1f}", verdict)
+    table_console(stderr=True).print(table)
+    if weak := found.uncontrollable():
+        note(f"{len(weak)} of {len(found.responses)} emotions have a range under 3 sd of the noise")
+    result(str(written))
+    result(str(picture))
+    return 0
+
+
+def core_names(text: str) -> list[str]:
+    """The core emotions of a comma-separated list; "all" for the twelve."""
+    from adapters.emotion import CORE
+    from studio.grid import emotion_names
+
+    names = emotion_names(text)
+    if strange := [name for name in names if name not in CORE]:
+        msg = f"emotion: only core emotions are calibrated, not {strange[0]}; {', '.join(CORE)}"
+        raise ValueError(msg)
+    return names
+
+
+def plot(found: Calibration, path: Path) -> Path:
+    """Draw every dose-response curve, small multiples on one scale; returns `path` (PNG)."""
+    import io
+
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from pipelines.take import write_atomic
+    from studio.page import COLOURS
+
+    count = len(found.responses)
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.9 * columns, 2.7 * rows + 0.5), squeeze=False, sharex=True
+    )
+    top = max(max(response.means) for response in found.responses.values()) * 1.1 + 0.02
+    for axis, (name, response) in zip(axes.flat, found.responses.items(), strict=False):
+        colour = COLOURS[name]
+        axis.errorbar(
+            response.levels,
+            response.means,
+            yerr=response.noise / response.seeds**0.5,
+            fmt="o",
+            color=colour,
+            markersize=4,
+            label="read",
+        )
+        axis.plot(response.levels, response.fitted, color=colour, alpha=0.7, label="isotonic fit")
+        ends = (response.fitted[0], response.fitted[-1])
+        axis.plot((0, 1), ends, color="#999999", linestyle=":", label="after calibration")
+        axis.set_ylim(0, top)
+        mark = "" if response.controllable else " (not controllable)"
+        axis.set_title(f"{name}: {response.range_sd:.1f} sd{mark}", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    axes[0, 0].legend(fontsize=7, frameon=False)
+    figure.supxlabel("dial", fontsize=9)
+    figure.supylabel(f"read by {found.critic.split(' ')[0]}", fontsize=9)
+    figure.suptitle(f"{found.backbone}, {found.date}", fontsize=10)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return write_atomic(path, buffer.getvalue())
