@@ -58,13 +58,11 @@ class DifferentiableCritic(Protocol):
         ...
 
 
-class Shifter(Protocol):
+class Bank(Protocol):
     """What noise guidance needs of a direction bank."""
 
-    def shifted(
-        self, encoded: Encoded, track: NDArray[np.float64], strength: float, **kwargs: Any
-    ) -> Encoded:
-        """The embeddings moved by the directions of a track (B, 12)."""
+    def shift(self, pipe: Any, encoded: Encoded, track: ArrayLike, strength: float) -> Encoded:
+        """The embeddings moved along the directions of a track (B, 12)."""
         ...
 
 
@@ -203,10 +201,10 @@ class NoiseGuidance:
     """Guidance by the model's own predictions towards and away from the emotion.
 
     Args:
-        bank: a fitted direction bank; one that can move `Encoded` embeddings by a track.
+        bank: fitted directions (adapters.directions.DirectionBank) of the pipeline's model.
     """
 
-    def __init__(self, bank: Shifter) -> None:
+    def __init__(self, bank: Bank) -> None:
         self._bank = bank
 
     @contextmanager
@@ -245,8 +243,8 @@ class NoiseGuidance:
         wanted = torch.from_numpy(rows.any(axis=1))
 
         def remember(encoded: Encoded) -> Encoded:
-            poles["+"] = self._bank.shifted(encoded, rows, 1.0)
-            poles["-"] = self._bank.shifted(encoded, rows, -1.0)
+            poles["+"] = self._bank.shift(pipe, encoded, rows, 1.0)
+            poles["-"] = self._bank.shift(pipe, encoded, rows, -1.0)
             return encoded
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -89,8 +89,10 @@ def clean_map(scheduler: Any, timestep: torch.Tensor | float) -> tuple[float, fl
         else:
             alpha, sigma = 1.0, float(level)
     else:
-        known = ", ".join(sorted(_BY_ALPHA | _BY_SIGMA | _BY_SPLIT | _BY_FLOW))
-        msg = f"scheduler: {name} cannot be guided; use one of {known}"
+        msg = (
+            f"scheduler: {name} cannot be guided; use DDIM, PNDM, Euler, Heun, DPM++, UniPC "
+            "or a FlowMatch scheduler"
+        )
         raise SchedulerError(msg)
 
     if kind == "flow_prediction" or name in _BY_FLOW:
