@@ -35,19 +35,22 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-class NoteHandler(logging.Handler):
-    """Warnings of our own libraries as notes; each text once."""
+def note_once(text: str) -> None:
+    """`note`, unless this process has said the same before."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        note(text)
 
-    def __init__(self, level: int = logging.WARNING) -> None:
-        super().__init__(level)
-        self._told: set[str] = set()
+
+_TOLD: set[str] = set()
+
+
+class NoteHandler(logging.Handler):
+    """Warnings of our own libraries as notes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's message unless it was written before."""
-        text = record.getMessage()
-        if text not in self._told:
-            self._told.add(text)
-            note(text)
+        note_once(record.getMessage())
 
 
 def one_line(text: str, limit: int = 600) -> str:

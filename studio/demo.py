@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 SEED = 7
 # Scenes the embedded painter knows, each with emotions that pull it apart.
 SCENES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a mountain lake", ("contentment .9", "fear .9", "awe .9", "sadness .9")),
-    ("a field of flowers", ("happiness .9", "sadness .9", "boredom .9", "happiness .4 + fear .5")),
+    ("a mountain lake", ("neutral", "contentment .9", "fear .9", "sadness .9")),
+    ("a field of tulips", ("neutral", "happiness .9", "boredom .9", "happiness .4 + fear .5")),
+    ("a city street", ("neutral", "excitement .9", "anger .9", "disgust .9")),
 )
-GRID = ("a path in the forest", ("happiness", "fear", "sadness"), 4)
+GRID = ("a forest", ("happiness", "fear", "sadness"), 4)
 # Photos that scikit-learn ships inside its package (nothing is downloaded, none shows a person),
 # under CC BY 2.0 by danielbuechele and vultilion; the page names them.
 PHOTOS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("china.jpg", "a temple above a lake", ("awe .9", "fear .9")),
-    ("flower.jpg", "a flower", ("happiness .9", "sadness .9")),
+    ("china.jpg", "a building by a lake", ("awe .9", "fear .9")),
+    ("flower.jpg", "flowers", ("happiness .9", "sadness .9")),
 )
 CREDIT = "Photos: china.jpg by danielbuechele and flower.jpg by vultilion, CC BY 2.0, cropped."
 PAGE = "index.html"

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from studio.console import Meter, NoteHandler, note, result, result_json
+from studio.console import Meter, NoteHandler, note, note_once, result, result_json
 
 if TYPE_CHECKING:
     from adapters.emotion import EmotionTimeline
@@ -119,8 +119,8 @@ def run(
 ) -> list[Take]:
     """Make the requests and return their takes; `announce` prints each as soon as it is written.
 
-    An error before the first take is raised. After it, the rest is entered in the ledger as failed
-    and the takes that were finished are returned.
+    An error before the first take is raised, but for lack of memory, which is nobody's mistake.
+    After it, the takes that were finished are returned; the ledger names those that failed.
     """
     from pipelines import generate
     from pipelines.take import Take
@@ -147,26 +147,17 @@ def run(
                             show_take(event, as_json=options.as_json)
                     else:
                         meter.step(f"{name}: {DOING[event.stage]}", event.index, event.total)
+                        for text in event.notes:
+                            note_once(text)
         except KeyboardInterrupt:
             note(f"interrupted; {_count(takes)} finished and kept")
             raise
-        except MemoryError as error:
-            _fail(requests[len(takes) :], error, options.out)
-        except (ValueError, OSError) as error:
-            if not takes:
+        except (ValueError, OSError, MemoryError) as error:
+            if not takes and not isinstance(error, MemoryError):
                 raise
-            _fail(requests[len(takes) :], error, options.out)
+            note(f"{error} ({len(requests) - len(takes)} of {len(requests)} not made)")
         note(f"{_count(takes)} in {meter.seconds:.1f} s")
     return takes
-
-
-def _fail(requests: Sequence[Request], error: Exception, out: Path) -> None:
-    """Say why the rest was not made, and enter it in the ledger as failed."""
-    from pipelines.take import record_failure
-
-    note(f"{error} ({len(requests)} not made)")
-    for request in requests:
-        record_failure(request, error, out)
 
 
 def torch_dtype(name: str | None) -> Any:
