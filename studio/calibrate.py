@@ -7,19 +7,25 @@ emotion whether the dial works.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 import typer
 
+from pipelines.ledger import write_atomic
 from studio import make
-from studio.console import Meter, note, result, result_json, table_console
+from studio.console import Meter, note, note_once, result, result_json, table_console
 from studio.options import with_params
 from studio.run import DOING, no_bars, params_of, quiet_libraries, torch_dtype
 
 if TYPE_CHECKING:
     from adapters.calibration import Calibration
+
+Examined: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""before or after calibration -> emotion -> figures of `pipelines.calibrate.examine`."""
 
 
 def app() -> typer.Typer:
@@ -42,6 +48,14 @@ def image(
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="N", min=2, max=256, help="Pictures a level.")
     ] = 16,
+    examine: Annotated[
+        bool,
+        typer.Option("--examine", help="Then compare asked and read, by both readers, new seeds."),
+    ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", help="Store the gain here; else where runs look for it."),
+    ] = None,
     out: make.Out = Path("out"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the calibration as one JSON object.")
@@ -52,60 +66,90 @@ def image(
     params: dict[str, Any],
 ) -> int:
     """Measure how strongly each emotion answers its dial, and store the gain that corrects it."""
-    from adapters.calibration import Calibration
+    from pipelines import resolve
     from pipelines.calibrate import calibrate
+    from pipelines.calibrate import examine as compare
+    from pipelines.session import loaded
     from pipelines.take import prepare_out
 
     names = core_names(emotion)
+    row = resolve(backbone)
     prepare_out(out)
     quiet_libraries(offline=offline)
-    events = calibrate(
-        backbone,
-        emotions=names,
-        levels=levels,
-        seeds=seeds,
-        params=params,
-        device=device,
-        dtype=torch_dtype(dtype),
-        offline=offline or None,
+    place: dict[str, Any] = {
+        "device": device,
+        "dtype": torch_dtype(dtype),
+        "offline": offline or None,
+    }
+    sweep = calibrate(
+        backbone, emotions=names, levels=levels, seeds=seeds, params=params, save=save, **place
     )
     no_bars()
-    found: Calibration | None = None
-    with Meter(f"calibrating {backbone}") as meter, closing(events):
+    found: Calibration = _last(sweep, f"calibrating {row.name}")
+    examined: Examined = {}
+    if examine:
+        painter = loaded(row, **place)
+        for when in (False, True):
+            knobs = {**params, "calibrated": when}
+            what = f"examining {row.name} {'with' if when else 'without'} calibration"
+            examined["after" if when else "before"] = _last(
+                compare(painter, emotions=names, params=knobs), what
+            )
+    return report(found, names, out, examined=examined, as_json=as_json)
+
+
+def _last(events: Iterator[Any], what: str) -> Any:
+    """Follow the steps of a sweep on stderr and return what it yields at last."""
+    from pipelines import Step
+
+    found = None
+    with Meter(what) as meter, closing(cast("Generator[Any]", events)):
         for event in events:
-            if isinstance(event, Calibration):
-                found = event
+            if isinstance(event, Step):
+                meter.step(f"{what}: {DOING[event.stage]}", event.index, event.total)
+                for text in event.notes:
+                    note_once(text)
             else:
-                meter.step(f"{backbone}: {DOING[event.stage]}", event.index, event.total)
-    if found is None:
-        msg = "calibrate: the sweep ended without a result; run it again"
-        raise ValueError(msg)
-    return report(found, names, out, as_json=as_json)
+                found = event
+        note(f"{what}: {meter.seconds:.0f} s")
+    return found
 
 
-def report(found: Calibration, names: list[str], out: Path, *, as_json: bool) -> int:
-    """Write the JSON and the plot beside each other, say per emotion how well the dial works."""
+def report(
+    found: Calibration, names: list[str], out: Path, *, examined: Examined, as_json: bool
+) -> int:
+    """Write JSON and plot beside each other, say per emotion how well the dial works."""
     stem = Path(found.backbone).name
-    written = found.save(out / f"calibration-{stem}.json")
+    path = out / f"calibration-{stem}.json"
+    data = {**found.to_json(), "examined": examined} if examined else found.to_json()
+    write_atomic(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
     picture = plot(found, out / f"calibration-{stem}.png")
     if as_json:
-        result_json({**found.to_json(), "plot": str(picture), "path": str(written)})
+        result_json({**data, "plot": str(picture), "path": str(path)})
         return 0
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("emotion", "range", "sd", "dial"):
+    more = ("error before", "error after", "rho, reader") if examined else ()
+    for title in ("emotion", "range", "sd", *more, "dial"):
         table.add_column(title, justify="left" if title in ("emotion", "dial") else "right")
     for name in names:
         response = found.responses[name]
-        verdict = "works" if response.controllable else "not controllable, left as it is"
-        table.add_row(name, f"{response.range:.2f}", f"{response.range_sd:.1f}", verdict)
+        cells = [name, f"{response.range:.2f}", f"{response.range_sd:.1f}"]
+        if examined:
+            cells += [_figure(examined[when][name]["error"]) for when in ("before", "after")]
+            cells.append(_figure(examined["after"][name]["reader"]["spearman"]))
+        table.add_row(*cells, "works" if response.controllable else "not controllable, left alone")
     table_console(stderr=True).print(table)
     if weak := found.uncontrollable():
         note(f"{len(weak)} of {len(found.responses)} emotions have a range under 3 sd of the noise")
-    result(str(written))
+    result(str(path))
     result(str(picture))
     return 0
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def core_names(text: str) -> list[str]:
@@ -129,7 +173,6 @@ def plot(found: Calibration, path: Path) -> Path:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    from pipelines.take import write_atomic
     from studio.page import COLOURS
 
     count = len(found.responses)

@@ -60,7 +60,7 @@ def _rows(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key in sorted(data, key=_rank):
         value = data[key]
         name = f"{prefix}{one_line(str(key), 60)}"
-        if isinstance(value, Mapping) and value and not _is_state(value):
+        if isinstance(value, Mapping) and value and not _is_state(value, name):
             rows.extend(_rows(value, f"{name}."))
         else:
             rows.append((name.removeprefix("affect."), one_line(_text(value), WIDEST)))
@@ -71,22 +71,20 @@ def _rank(key: object) -> int:
     return FIRST.index(key) if key in FIRST else len(FIRST)
 
 
-def _is_state(value: Mapping[str, Any]) -> bool:
-    """Whether this is a number for each of some emotions: shown on one line."""
-    from adapters.emotion import CORE
-
-    return {str(key) for key in value} <= {"neutral", *CORE} and all(
-        isinstance(x, int | float) for x in value.values()
+def _is_state(value: Mapping[str, Any], name: str) -> bool:
+    """Whether these are numbers that a reader read: they are shown on one line."""
+    return "reading." in name and all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in value.values()
     )
 
 
 def _text(value: object) -> str:
-    """A value for people; of an emotion the strongest parts first, the absent ones left out."""
+    """A value for people; of a reading the strongest parts first, what is about 0 left out."""
     if isinstance(value, str):
         return value
     if value is None or value == {}:
         return "-"
     if isinstance(value, Mapping):
-        pairs = sorted(value.items(), key=lambda pair: -pair[1])
-        return ", ".join(f"{name} {x:.2f}" for name, x in pairs if x >= 0.005) or "nothing"
+        pairs = sorted(value.items(), key=lambda pair: -abs(pair[1]))
+        return ", ".join(f"{name} {x:.2f}" for name, x in pairs if abs(x) >= 0.005) or "nothing"
     return json.dumps(value, ensure_ascii=False)

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adapters.calibration import LEVELS, Calibration, Response
 from adapters.emotion import CORE, EmotionTimeline
 from pipelines.media import load_image, read_metadata
 from pipelines.take import Request, Take, write_take
+from studio.calibrate import core_names, report
 from studio.cli import VERBS, run
 from studio.grid import emotion_names, level_values
 from studio.options import with_params
@@ -494,3 +496,36 @@ def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     names = {row["name"] for row in rows}
     assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
     assert all(row["licence"] for row in rows)
+
+
+# Calibrating -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    """A sweep whose answer is known: fear answers as a root, awe not at all."""
+    rng = np.random.default_rng(0)
+    rising = np.sqrt(np.asarray(LEVELS))[:, None] * 0.8 + rng.normal(0, 0.05, (7, 16))
+    flat = 0.3 + rng.normal(0, 0.1, (7, 16))
+    responses = {"fear": Response.fit(LEVELS, rising), "awe": Response.fit(LEVELS, flat)}
+    return Calibration(responses, "image-tiny", "m", "a", "critic-image 01", "2026-01-01", {})
+
+
+def test_calibration_is_reported_as_json_and_plot(
+    calibration: Calibration, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(calibration, ["fear", "awe"], tmp_path, examined={}, as_json=False) == 0
+    said = capsys.readouterr()
+    data, picture = (Path(line) for line in said.out.splitlines())
+    assert Calibration.load(data).uncontrollable() == ("awe",)
+    assert load_image(picture).width > 400
+    rows = {line.split()[0]: line for line in said.err.splitlines()}
+    assert "works" in rows["fear"]
+    assert "not controllable" in rows["awe"]
+
+
+def test_only_core_emotions_are_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert core_names("all") == list(CORE)
+    assert run(["calibrate", "image", "--emotion", "grief"]) == 2
+    assert "grief" in capsys.readouterr().err
+    assert run(["calibrate", "image", "--levels", "2"]) == 2
