@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def run_at_import(tree: ast.Module) -> Iterator[ast.stmt]:
             todo.extend(handler.body)
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
