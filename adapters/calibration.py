@@ -19,6 +19,7 @@ monotone fit as a dial, Ezra et al., FreeSliders (arXiv 2511.00103), range check
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -217,6 +218,13 @@ class Calibration:
         """Swept emotions whose certificate failed, in CORE order."""
         swept = self.responses
         return tuple(n for n in CORE if n in swept and not swept[n].controllable)
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits over the gains: part of the identity of what was made with them."""
+        gains = {name: asdict(response) for name, response in self.responses.items()}
+        text = json.dumps(gains, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def fits(self, model: str, adapters: str) -> bool:
         """Whether this was measured on exactly these weights."""

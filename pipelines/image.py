@@ -96,7 +96,7 @@ class Job:
         return dataclasses.replace(self, request=self.request.changed(seed=seed))
 
 
-def _job(request: Request, defaults: Mapping[str, Any] | None) -> Job:
+def job_of(request: Request, defaults: Mapping[str, Any] | None) -> Job:
     """Check one request completely; nothing is loaded for it."""
     checked_text("prompt", request.prompt)
     row = resolve(request.backbone) if defaults is None else Backbone(
@@ -177,7 +177,7 @@ def generate(
         ParamError, EmotionError, MediaError, BackboneError: one line each, before anything runs.
         MemoryError: when not even one picture at a time fits.
     """
-    jobs = [_job(request, painter.defaults if painter else None) for request in requests]
+    jobs = [job_of(request, painter.defaults if painter else None) for request in requests]
     counts = [len(group) for group in groups(jobs, lambda job: job.but_for_seed)]
     if best_of is not None and best_of < max(counts):
         msg = f"best_of: allowed {max(counts)} or more (the number kept), received {best_of}"

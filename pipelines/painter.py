@@ -124,7 +124,7 @@ class Painter:
     # What belongs to these weights ---------------------------------------------------------------
 
     def _find_loras(self) -> LoraBank | None:
-        folders = [cache_folder() / self.digest / "loras"]
+        folders = [(self.cache or cache_folder()) / self.digest / "loras"]
         if self.folder is not None:
             folders.insert(0, self.folder / "loras")
         for folder in folders:
@@ -155,32 +155,34 @@ class Painter:
         text = f"directions:{self.digest} loras:{self.loras.digest if self.loras else '-'}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def weights(self) -> str:
-        """Digest of model and adapters together: the `weights` of a Request."""
-        return f"{self.digest}-{self.adapters_digest}"
+    def weights(self, params: ImageParams) -> str:
+        """Digest of model, adapters and the gain in use: the `weights` of a Request."""
+        parts = [self.digest, self.adapters_digest]
+        if params.calibrated and self.calibration is not None:
+            parts.append(self.calibration.digest)
+        return "-".join(parts)
 
     @property
     def calibration_path(self) -> Path:
-        """Where this backbone's calibration is read: beside the weights, else in the cache."""
-        if self.folder is not None and (self.folder / "calibration.json").is_file():
-            return self.folder / "calibration.json"
-        return cache_folder() / self.digest / "calibration.json"
+        """Where a new calibration of these weights is kept; it goes before the one beside them."""
+        return (self.cache or cache_folder()) / self.digest / "calibration.json"
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """The stored calibration, None when there is none or it was made for other weights."""
-        path = self.calibration_path
-        if not path.is_file():
-            return None
-        found = Calibration.load(path)
-        if not found.fits(self.digest, self.adapters_digest):
-            log.warning(
-                "%s was measured on other weights and is not used; run `affect calibrate image`",
-                path,
-            )
-            return None
-        return found
+        paths = [self.calibration_path]
+        if self.folder is not None:
+            paths.append(self.folder / "calibration.json")
+        for path in paths:
+            if path.is_file():
+                found = Calibration.load(path)
+                if found.fits(self.digest, self.adapters_digest):
+                    return found
+                log.warning(
+                    "%s was measured on other weights and is not used; run `affect calibrate`",
+                    path,
+                )
+        return None
 
     @cached_property
     def vocabulary(self) -> frozenset[str] | None:

@@ -41,10 +41,22 @@ _LAST: dict[str, Any] = {}  # The painter used last: the next call need not load
 
 
 @functools.cache
-def _reader(name: str) -> Any:
+def embedded_critic(name: str) -> Any:
+    """Load a shipped critic once a process."""
     from adapters.critic import load_critic
 
     return load_critic(name)
+
+
+def loaded(row: Backbone, **options: Any) -> Painter:
+    """Return the painter of a backbone, the one used last again if it is the same."""
+    from pipelines.painter import Painter
+
+    key = f"{row.weights} {options}"
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = Painter.load(row, **options)
+    return _LAST[key]
 
 
 @dataclass(slots=True)
@@ -75,7 +87,7 @@ class Session:
         self._load_critics()
         for batch in groups(jobs, lambda job: job.alike):
             yield self._step("load")
-            painter = self._painter(batch[0].row)
+            painter = self.painter or loaded(batch[0].row, **self.options)
             init = load_image(batch[0].init) if batch[0].init else None
             painter.check(batch[0].params, init=init is not None)
             yield self._step("load", self._news(painter, batch))
@@ -96,7 +108,7 @@ class Session:
     ) -> Iterator[Step | Take]:
         """One batch: every picture written as its chunk is done, or the best ones at the end."""
         if self.best_of is None:
-            for event in self._painted(painter, batch, init):
+            for event in self.painted(painter, batch, init):
                 if isinstance(event, list):
                     yield self._step("read")
                     yield from self._written(painter, event)
@@ -105,7 +117,7 @@ class Session:
             return
         for same in groups(batch, lambda job: job.but_for_seed):
             pool: list[Made] = []
-            for event in self._painted(painter, candidates(same, self.best_of), init):
+            for event in self.painted(painter, candidates(same, self.best_of), init):
                 if isinstance(event, list):
                     pool += event
                 else:
@@ -119,23 +131,12 @@ class Session:
             if getattr(self, role) != "auto":
                 continue
             try:
-                setattr(self, role, _reader(name))
+                setattr(self, role, embedded_critic(name))
             except (OSError, ValueError) as error:
                 if role == "critic" and self.best_of is not None:
                     raise
                 setattr(self, role, None)
                 self.pending.append(f"{name} is not here, so it reads no take ({error})")
-
-    def _painter(self, row: Backbone) -> Painter:
-        if self.painter is not None:
-            return self.painter
-        from pipelines.painter import Painter
-
-        key = f"{row.weights} {self.options}"
-        if key not in _LAST:
-            _LAST.clear()
-            _LAST[key] = Painter.load(row, **self.options)
-        return _LAST[key]
 
     def _news(self, painter: Painter, batch: list[Job]) -> tuple[str, ...]:
         """Warnings that were not told yet."""
@@ -159,10 +160,13 @@ class Session:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None
         return Step(round(self.done), round(self.total), eta, stage, notes)
 
-    def _painted(
+    def painted(
         self, painter: Painter, jobs: list[Job], init: Image.Image | None
     ) -> Iterator[Step | list[Made]]:
-        """Paint jobs of one kind in chunks; a chunk that does not fit is halved, then offloaded."""
+        """Paint jobs of one kind; a chunk that does not fit is halved, then the model offloaded.
+
+        Yields a Step after every denoising step and the list of what was made after every chunk.
+        """
         from pipelines.painter import Sitting, out_of_memory
 
         most = self.batch_size or BATCH.get(painter.pipe.device.type, 4)
@@ -253,7 +257,7 @@ class Session:
                     "critic": self.critic.name,
                 }
             yield write_take(
-                pool[i].job.request.changed(weights=painter.weights),
+                pool[i].job.request.changed(weights=painter.weights(pool[i].job.params)),
                 pool[i].picture,
                 self.out,
                 reading=_reading(pool[i], by_critic[i], by_reader[i]),

@@ -308,7 +308,7 @@ class BackboneContract:
             assert again.request == take.request
             assert again.request.key == take.request.key
             assert again.reading == take.reading
-            assert again.request.weights == painter.weights
+            assert again.request.weights == painter.weights(ImageParams())
             assert set(again.request.params) == set(ImageParams().to_json())
             remade = takes(painter, again.request, tmp_path / "again", **read_by)[0]
             assert remade.sha256 == take.sha256
