@@ -30,6 +30,7 @@ from torch import Tensor
 from adapters.families import Family, FamilyError, Text, require
 
 UNTOUCHED = -1
+POOLED = "pooled"
 _PARTS = ("words", "end", "pad")
 _UNPADDED = ("chat-list", "template")
 
@@ -84,6 +85,31 @@ def encode(pipe: Any, prompts: Sequence[str], **options: Any) -> Encoded:
     with torch.no_grad():
         output = pipe.encode_prompt(**{**arguments, **options})
     return _encoded(pipe, row, {"prompt": list(prompts)}, output)
+
+
+def part_means(
+    pipe: Any, texts: Sequence[str], batch_size: int = 8, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Mean embedding of each part of each text, and how many positions the part has on average.
+
+    The means are (texts, D) in float64 on the CPU, NaN where a text lacks the part; "pooled" is
+    the sentence vector itself and has no count. options: as in `encode`.
+    """
+    names = part_names(require(pipe, "directions"))
+    means: dict[str, list[Tensor]] = {name: [] for name in names}
+    counts = dict.fromkeys(names, 0.0)
+    for start in range(0, len(texts), batch_size):
+        encoded = encode(pipe, texts[start : start + batch_size], **options)
+        for index in range(len(encoded.tokens)):
+            tokens = encoded.tokens[index].cpu().double()
+            parts = encoded.parts[index].cpu()
+            for number, name in enumerate(names):
+                chosen = tokens[parts == number]
+                counts[name] += len(chosen) / len(texts)
+                means[name].append(chosen.mean(dim=0))  # NaN when empty, by design
+        if encoded.pooled is not None:
+            means.setdefault(POOLED, []).extend(encoded.pooled.cpu().double())
+    return {name: torch.stack(rows) for name, rows in means.items()}, counts
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.basis import factorise, nuisance_axes, project_out
-from adapters.conditioning import UNTOUCHED, Encoded, encode, intercept, part_names
+from adapters.conditioning import POOLED, Encoded, encode, intercept, part_means, part_names
 from adapters.emotion import CORE, VAD
 from adapters.families import model_digest, require
 
@@ -49,7 +49,6 @@ RIDGE = 0.1
 the three axes, mostly dominance, is held back at all (by an eighth)."""
 COMPONENTS = 2
 """Principal components of the spread between scenes that are taken out of every direction."""
-POOLED = "pooled"
 TOKENS = "tokens"
 
 
@@ -119,7 +118,7 @@ class DirectionBank:
             raise DirectionError(msg)
         texts = [text for name in CORE for pair in pairs[name] for text in pair]
         texts = list(dict.fromkeys([*texts, *(text for pair in nuisances for text in pair)]))
-        means, counts = _means(pipe, texts, batch_size, options)
+        means, counts = part_means(pipe, texts, batch_size, **options)
         vectors, kept = {}, {}
         for name, mean in means.items():
             differences = [_differences(mean, texts, pairs[emotion]) for emotion in CORE]
@@ -331,30 +330,6 @@ def _checked(pairs: Pairs | None, vocabulary: str) -> dict[str, list[tuple[str, 
         )
         raise DirectionError(msg)
     return {name: [(str(a), str(b)) for a, b in pairs[name]] for name in CORE}
-
-
-def _means(
-    pipe: Any, texts: Sequence[str], batch_size: int, options: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Mean embedding of each part of each text, (texts, D) in float64, NaN where a part is absent.
-
-    Also how many positions each part has on average.
-    """
-    names = part_names(require(pipe, "directions"))
-    means: dict[str, list[Tensor]] = {name: [] for name in names}
-    counts = dict.fromkeys(names, 0.0)
-    for start in range(0, len(texts), batch_size):
-        encoded = encode(pipe, texts[start : start + batch_size], **options)
-        for index in range(len(encoded.tokens)):
-            tokens = encoded.tokens[index].cpu().double()
-            parts = encoded.parts[index].cpu()
-            for number, name in enumerate(names):
-                chosen = tokens[(parts == number) & (parts != UNTOUCHED)]
-                counts[name] += len(chosen) / len(texts)
-                means[name].append(chosen.mean(dim=0))  # NaN when empty, by design
-        if encoded.pooled is not None:
-            means.setdefault(POOLED, []).extend(encoded.pooled.cpu().double())
-    return {name: torch.stack(rows) for name, rows in means.items()}, counts
 
 
 def _differences(mean: Tensor, texts: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Tensor:
