@@ -137,7 +137,9 @@ def report(
         response = found.responses[name]
         cells = [name, f"{response.range:.2f}", f"{response.range_sd:.1f}"]
         if examined:
-            cells += [_figure(examined[when][name]["error"]) for when in ("before", "after")]
+            # Without a range there is no scale to be wrong on.
+            errors = [examined[when][name]["error"] for when in ("before", "after")]
+            cells += [_figure(error if response.controllable else None) for error in errors]
             cells.append(_figure(examined["after"][name]["reader"]["spearman"]))
         table.add_row(*cells, "works" if response.controllable else "not controllable, left alone")
     table_console(stderr=True).print(table)
@@ -194,8 +196,9 @@ def plot(found: Calibration, path: Path) -> Path:
             label="read",
         )
         axis.plot(response.levels, response.fitted, color=colour, alpha=0.7, label="isotonic fit")
-        ends = (response.fitted[0], response.fitted[-1])
-        axis.plot((0, 1), ends, color="#999999", linestyle=":", label="after calibration")
+        if response.controllable:
+            ends = (response.fitted[0], response.fitted[-1])
+            axis.plot((0, 1), ends, color="#999999", linestyle=":", label="after calibration")
         axis.set_ylim(0, top)
         mark = "" if response.controllable else " (not controllable)"
         axis.set_title(f"{name}: {response.range_sd:.1f} sd{mark}", fontsize=9)

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -405,28 +406,35 @@ def test_emotion_lists_and_levels() -> None:
         emotion_names(" , ")
 
 
+@contextmanager
+def after_two_files(out: Path, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` from another thread once two files are in `out`: in the middle of the work."""
+    running = threading.Event()
+    running.set()
+
+    def wait() -> None:
+        while running.is_set() and len(files(out)) < 2:
+            time.sleep(0.01)
+        if running.is_set():
+            act()
+
+    watcher = threading.Thread(target=wait)
+    watcher.start()
+    try:
+        yield
+    finally:
+        running.clear()
+        watcher.join()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is POSIX")
 def test_ctrl_c_is_130_and_leaves_no_temporary_file(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    running = threading.Event()
-    running.set()
-
-    def press() -> None:
-        while running.is_set() and len(files(out)) < 2:
-            time.sleep(0.01)  # until the first take is there: then it is in the middle of its work
-        if running.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
-
-    finger = threading.Thread(target=press)
-    finger.start()
-    try:
-        arguments = ["make", "image", "a lake", "-b", str(weights), "--out", str(out)]
+    arguments = ["make", "image", "a lake", "-b", str(weights), "--out", str(out)]
+    with after_two_files(out, lambda: os.kill(os.getpid(), signal.SIGINT)):
         code = run([*arguments, "--steps", "20", "--n", "64"])
-    finally:
-        running.clear()
-        finger.join()
     said = capsys.readouterr()
     assert code == 130, said.err
     assert "Traceback" not in said.err
@@ -438,9 +446,30 @@ def test_ctrl_c_is_130_and_leaves_no_temporary_file(
     for path in left:
         Take.read(path)  # whole files only, nothing temporary
     assert not [t for t in threading.enumerate() if t.name == "affect-paint"], "it has stopped"
+    assert run([*arguments, "--seed", "1", *FAST]) == 0, "the pipeline is usable afterwards"
 
-    again = ["make", "image", "a lake", "-b", str(weights), "--out", str(out), "--seed", "1", *FAST]
-    assert run(again) == 0, "the pipeline is usable after it was interrupted"
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limit to set")
+def test_what_was_made_before_a_failure_is_kept_and_the_code_is_1(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    out = tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    arguments = ["make", "image", "a lake", "-b", str(weights), "--out", str(out)]
+    try:
+        with after_two_files(out, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))):
+            code = run([*arguments, "--steps", "20", "--n", "64"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr()
+    finished = said.out.splitlines()
+    assert code == 1, said.err
+    assert 0 < len(finished) < 64
+    assert "no space left" in said.err
+    assert f"{64 - len(finished)} of 64 not made" in said.err
+    assert sorted(map(str, files(out))) == sorted(finished)
 
 
 # Looking ---------------------------------------------------------------------------------------
