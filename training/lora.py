@@ -1,0 +1,633 @@
+"""Recipe: one bipolar LoRA slider per emotion, learned from prompts alone.
+
+    python -m training.lora --backbone image-tiny --vocabulary image-tiny --emotion all
+
+For a subject c0, the same subject told with the emotion c+ and with its opposite c-, the slider at
+weight s learns to answer c0 with
+
+    T(s) = renorm(f0 + s eta (f+ - f-)),        s ~ U[-1, 1] per sample
+
+so that intensity is linear in the weight by construction and negative weights are trained too.
+renorm gives every sample the RMS of f0: without it large eta burns colours. Prompts that a slider
+must leave alone (anchors) keep their answer.
+
+From Concept Sliders (arXiv 2311.12092) and the bipolar slider of ai-toolkit, minus their defects:
+eta is an argument and cannot be lost in a configuration key; no unconditional halves that cancel;
+the three teacher answers are one batch; text is encoded once; every subject of a batch is
+different; the opposite pole is trained; the file loads in diffusers; the optimiser is saved too.
+The teacher is the plain model, so its answers are taken once for a pool of noisy samples and the
+loop runs the student alone. Works on every family of adapters/families.py: the denoiser is called
+exactly as the pipeline calls it, because one call of the pipeline is recorded and replayed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from adapters.content import anchors as own_anchors
+from adapters.content import opposite, slider_prompts
+from adapters.emotion import CORE
+from adapters.families import model_digest, require
+from adapters.lora import lora_layers, read_metadata, write_slider
+from adapters.steps import StepClock, is_flow, named_arguments, patched, take_rows
+from training.loop import Log, cosine, load_checkpoint, save_checkpoint
+
+_ADAPTER = "slider_in_training"
+RECIPE = 1
+"""Raised when the recipe changes what the same settings would produce."""
+
+
+class SliderError(ValueError):
+    """A setting, prompt set or file that no slider can be trained from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The knobs of one run; a checkpoint resumes only under the same ones.
+
+    steps, batch: optimiser steps, and samples in each. rank: of every adapter, alpha equals it.
+    eta: how far weight 1 goes along f+ - f-; 3-4 is strong, 1 is what the prompts say.
+    lr: peak of AdamW; a few hundred steps need ten times Concept Sliders' 2e-4 for a thousand.
+    pool: noisy samples the teacher answers. samples: clean pictures they are noised from, a half
+    of the plain subjects, a quarter of each pole. anchor_weight: of the anchors' loss; the anchors
+    are ordinary things, so 1 would hold back what the slider is for. convs: also adapt the
+    convolutions of a UNet's resnets. seed: of everything drawn.
+    """
+
+    steps: int = 150
+    batch: int = 16
+    rank: int = 4
+    eta: float = 3.5
+    lr: float = 2e-3
+    pool: int = 512
+    samples: int = 64
+    sample_steps: int = 20
+    anchor_weight: float = 0.1
+    convs: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in ("steps", "batch", "rank", "pool", "samples", "sample_steps"):
+            if getattr(self, name) < 1:
+                msg = f"{name}: allowed 1 or more, received {getattr(self, name)}"
+                raise SliderError(msg)
+        if self.eta <= 0 or self.lr <= 0 or self.anchor_weight < 0:
+            msg = (
+                "eta, lr, anchor_weight: allowed above 0 (anchor_weight from 0), "
+                f"received {self.eta}, {self.lr}, {self.anchor_weight}"
+            )
+            raise SliderError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What one slider is trained from: per subject a neutral, positive and negative prompt."""
+
+    neutral: tuple[str, ...]
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    anchors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, emotion: str, vocabulary: str) -> Prompts:
+        """This project's own prompts for a core emotion, in "rich" or "image-tiny" words."""
+        rows = slider_prompts(emotion, vocabulary)
+        positive, neutral, negative = (tuple(row[i] for row in rows) for i in (1, 2, 3))
+        return cls(neutral, positive, negative, tuple(own_anchors(vocabulary)))
+
+    @property
+    def texts(self) -> list[str]:
+        """All prompts in the order neutral, positive, negative, anchors."""
+        return [*self.neutral, *self.positive, *self.negative, *self.anchors]
+
+
+class _Recorded(Exception):
+    """Raised inside the denoiser once its arguments are known."""
+
+
+class Replay:
+    """The denoiser, callable for any rows of a recorded batch of prompts, without guidance."""
+
+    def __init__(self, pipe: Any, texts: Sequence[str], call: Mapping[str, Any]) -> None:
+        row = require(pipe, "lora")
+        self.denoiser: nn.Module = getattr(pipe, row.denoiser)
+        # Scale 1 switches the unconditional branch off in every family.
+        single = {row.scale_argument: 1.0} if row.scale_argument else {}
+        options = {"output_type": "latent", **call, **single}
+        times: list[tuple[float, float]] = []
+
+        def note_time(named: dict[str, Any]) -> None:
+            index = min(len(times), len(pipe.scheduler.timesteps) - 1)
+            times.append((float(pipe.scheduler.timesteps[index]), _first(named[_time(named)])))
+
+        with self._listening(note_time):
+            pipe(prompt=[texts[0]], **{**options, "num_inference_steps": 4})
+        (t0, m0), (t1, m1) = times[0], times[-1]
+        # How the pipeline writes the scheduler's time for its model: t, t / 1000 or 1 - t / 1000.
+        self.slope = (m1 - m0) / (t1 - t0)
+        self.shift = m0 - self.slope * t0
+
+        def stop(named: dict[str, Any]) -> None:
+            self.named = named
+            raise _Recorded
+
+        with self._listening(stop):
+            try:
+                pipe(prompt=list(texts), **{**options, "num_inference_steps": 1})
+            except _Recorded:
+                pipe.maybe_free_model_hooks()
+        self.size = len(texts)
+        self.sample_name, sample = next(iter(self.named.items()))
+        self.listed = isinstance(sample, list)
+        self.shape = tuple(sample[0].shape)
+
+    @contextmanager
+    def _listening(self, hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hear(named_arguments(self.denoiser, args, kwargs))
+                return original(*args, **kwargs)
+
+            return forward
+
+        with patched(self.denoiser, "forward", wrap):
+            yield
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Answers (b, ...) for noisy samples x (b, ...) at times t (b,) and prompts index (b,)."""
+        named = take_rows(self.named, self.size, index)
+        time_name = _time(named)
+        time = named[time_name]
+        named[time_name] = (self.slope * t + self.shift).to(time.device, time.dtype)
+        like = self.named[self.sample_name][0]
+        shaped = x.reshape(-1, *self.shape).to(like)
+        named[self.sample_name] = list(shaped.unbind()) if self.listed else shaped
+        named["return_dict"] = False
+        output = self.denoiser(**named)[0]
+        output = torch.stack(output) if isinstance(output, list) else output
+        return output.reshape(x.shape).float()
+
+
+def _time(named: Mapping[str, Any]) -> str:
+    return "timestep" if "timestep" in named else "t"
+
+
+def _first(value: Any) -> float:
+    return float(torch.as_tensor(value).flatten()[0])
+
+
+def sample_latents(
+    pipe: Any, texts: Sequence[str], call: Mapping[str, Any], *, seed: int, batch: int, steps: int
+) -> torch.Tensor:
+    """Clean latents (n, ...) of `texts` as the sampling loop carries them, with usual guidance."""
+    parts: list[torch.Tensor] = []
+    last: list[torch.Tensor] = []
+
+    def on_step(step: Any, *args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        last[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
+        return result
+
+    with StepClock(pipe).running(on_step), torch.no_grad():
+        for start in range(0, len(texts), batch):
+            some = list(texts[start : start + batch])
+            generators = [
+                torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(some))
+            ]
+            options = {**call, "num_inference_steps": steps, "output_type": "latent"}
+            pipe(prompt=some, generator=generators, **options)
+            parts.append(last[0].float().cpu())
+    return torch.cat(parts)
+
+
+def read_latents(path: Path, shape: Sequence[int]) -> torch.Tensor:
+    """Clean latents (n, *shape) from a safetensors file with one tensor, leading axes joined.
+
+    Raises:
+        SliderError: when the file cannot be read or its trailing axes are not `shape`.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"latents: {path} cannot be read as safetensors ({error})"
+        raise SliderError(msg) from error
+    tensor = tensors.get("latents", next(iter(tensors.values())))
+    if tuple(tensor.shape[-len(shape) :]) != tuple(shape) or tensor.ndim <= len(shape):
+        msg = f"latents: {path} holds {tuple(tensor.shape)}, the model needs (n, {tuple(shape)})"
+        raise SliderError(msg)
+    return tensor.reshape(-1, *shape).float()
+
+
+def slider_targets(denoiser: nn.Module, convs: bool) -> list[str]:
+    """Exact names of the layers a slider adapts.
+
+    The attention projections that see the picture; never those of a transformer's text stream
+    (`add_*`, context refiner), which would turn the slider into a prompt change.
+    """
+    found = []
+    for name, module in denoiser.named_modules():
+        if "context_refiner" in name or "siglip" in name:
+            continue
+        linear = isinstance(module, nn.Linear) and re.search(
+            r"\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj)$", name
+        )
+        conv = convs and isinstance(module, nn.Conv2d) and re.search(r"\.conv[12]$", name)
+        if linear or conv:
+            found.append(name)
+    if not found:
+        msg = f"backbone: {type(denoiser).__name__} has no attention layers a slider could adapt"
+        raise SliderError(msg)
+    return found
+
+
+def renorm(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`x` with each sample's RMS made that of `like`; the mean is left, since it is brightness."""
+    axes = tuple(range(1, x.ndim))
+    power = like.pow(2).mean(axes, keepdim=True) / x.pow(2).mean(axes, keepdim=True).clamp_min(
+        1e-12
+    )
+    return x * power.sqrt()
+
+
+@dataclass(slots=True)
+class Pool:
+    """Noisy samples x (n, ...) at times t (n,), rows of their prompts, the teacher's answers."""
+
+    x: torch.Tensor
+    t: torch.Tensor
+    index: torch.Tensor
+    plain: torch.Tensor
+    push: torch.Tensor
+
+    def target(self, rows: torch.Tensor, s: torch.Tensor, eta: float) -> torch.Tensor:
+        """T(s) for the given rows; for an anchor the push is zero and T is the plain answer."""
+        s = s.view(-1, *(1,) * (self.x.ndim - 1))
+        return renorm(self.plain[rows] + s * eta * self.push[rows], self.plain[rows])
+
+
+@torch.no_grad()
+def make_pool(
+    pipe: Any,
+    replay: Replay,
+    clean: torch.Tensor,
+    owner: torch.Tensor,
+    count: int,
+    poles: tuple[int, int] | None,
+    generator: torch.Generator,
+    batch: int,
+) -> Pool:
+    """Noise `clean` (m, ...) to `count` samples at times spread evenly, and ask the teacher.
+
+    owner: (m,) prompt row of each clean sample. poles: what to add to a row to get its positive and
+    its negative prompt; None for anchors.
+    """
+    chosen = torch.arange(count) % len(clean)
+    noise = torch.randn((count, *clean.shape[1:]), generator=generator)
+    # One draw in each of `count` equal slices: no time is missed, however small the pool.
+    level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    level = level[torch.randperm(count, generator=generator)]
+    scheduler = pipe.scheduler
+    total = scheduler.config.num_train_timesteps
+    shape = (-1, *(1,) * (clean.ndim - 1))
+    if is_flow(scheduler):
+        shift = float(scheduler.config.get("shift") or 1.0)
+        sigma = shift * level / (1 + (shift - 1) * level)
+        t, sigma = sigma * total, sigma.view(shape)
+        x = (1 - sigma) * clean[chosen] + sigma * noise
+    else:
+        t = (level * total).long().clamp(max=total - 1)
+        abar = scheduler.alphas_cumprod.cpu()[t].view(shape).float()
+        x = abar.sqrt() * clean[chosen] + (1 - abar).sqrt() * noise
+    index = owner[chosen]
+    offsets = (0,) if poles is None else (0, *poles)
+    plain, push = [], []
+    for rows in torch.arange(count).split(max(1, batch // len(offsets))):
+        answers = replay(
+            torch.cat([x[rows]] * len(offsets)),
+            torch.cat([t[rows]] * len(offsets)),
+            torch.cat([index[rows] + offset for offset in offsets]),
+        ).cpu()
+        parts = answers.chunk(len(offsets))
+        plain.append(parts[0])
+        push.append(torch.zeros_like(parts[0]) if poles is None else parts[1] - parts[2])
+    return Pool(x, t, index, torch.cat(plain), torch.cat(push))
+
+
+@contextmanager
+def _student(
+    denoiser: nn.Module, settings: Settings, generator: torch.Generator
+) -> Iterator[tuple[list[nn.Parameter], Callable[[torch.Tensor], None]]]:
+    """Add a fresh adapter; yields its parameters and a setter of the per-sample weight (b,).
+
+    On exit the denoiser is as it was, other people's adapters and gradient flags included.
+    """
+    names = slider_targets(denoiser, settings.convs)
+    pattern = "(?:" + "|".join(re.escape(name) for name in names) + ")"  # peft matches it in full
+    before = {name: list(layer.active_adapters) for name, layer in lora_layers(denoiser).items()}
+    flags = [(p, p.requires_grad) for p in denoiser.parameters()]
+    weight = [torch.ones(1)]
+    handles = []
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=pattern)
+    denoiser.add_adapter(config, adapter_name=_ADAPTER)
+    try:
+        parameters = []
+        for name, layer in lora_layers(denoiser).items():
+            if _ADAPTER not in layer.lora_A:
+                continue
+            layer.set_adapter([*before.get(name, []), _ADAPTER])
+            down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+            with torch.no_grad():  # peft draws from the global generator
+                bound = down[0].numel() ** -0.5
+                fresh = torch.rand(down.shape, generator=generator) * 2 * bound - bound
+                down.copy_(fresh)
+                up.zero_()
+            parameters += [down, up]
+
+            def weigh(module: nn.Module, args: tuple[Any, ...], layer: Any = layer) -> None:
+                s = weight[0].to(args[0])
+                layer.scaling[_ADAPTER] = s.view(-1, *(1,) * (args[0].ndim - 1))
+
+            handles.append(layer.register_forward_pre_hook(weigh))
+        for parameter in denoiser.parameters():
+            parameter.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+        def set_weight(s: torch.Tensor) -> None:
+            weight[0] = s
+
+        yield parameters, set_weight
+    finally:
+        for handle in handles:
+            handle.remove()
+        denoiser.delete_adapters(_ADAPTER)
+        if not getattr(denoiser, "peft_config", None):
+            denoiser.unload_lora()
+        for name, layer in lora_layers(denoiser).items():
+            layer.set_adapter(before.get(name, []), inference_mode=True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def train_slider(
+    pipe: Any,
+    emotion: str,
+    *,
+    out: Path | str,
+    vocabulary: str = "rich",
+    prompts: Prompts | None = None,
+    latents: Path | str | None = None,
+    call: Mapping[str, Any] | None = None,
+    save_every: int = 50,
+    restart: bool = False,
+    **knobs: Any,
+) -> Path:
+    """Train the slider of one emotion and write `out/<emotion>.safetensors`.
+
+    Args:
+        pipe: a pipeline of a known family on the device to train on; restored afterwards.
+        emotion: one of CORE.
+        out: folder of the sliders; `LoraBank(out)` reads it. A run that was stopped leaves
+            `.<emotion>.checkpoint` there and is resumed; a finished one is not trained again.
+        vocabulary: words of the built-in prompts, "rich" or "image-tiny".
+        prompts: own prompts instead of the built-in ones.
+        latents: safetensors with clean latents (n, ...) of pictures as the denoiser carries them;
+            None lets the pipeline paint them, which fits the prompts better.
+        call: further arguments of the pipeline call, such as height and width.
+        save_every: optimiser steps between checkpoints.
+        restart: forget a checkpoint or finished slider.
+        knobs: fields of `Settings`: steps, rank, eta, seed, lr, batch, pool, ...
+
+    Raises:
+        SliderError: for an unknown emotion, impossible settings or unreadable latents.
+        FamilyError: for a pipeline that takes no LoRA.
+    """
+    if emotion not in CORE:
+        msg = f"emotion: {emotion!r} is not a core emotion; use one of {', '.join(CORE)}"
+        raise SliderError(msg)
+    try:
+        settings = Settings(**knobs)
+    except TypeError as error:
+        msg = f"settings: {error}; known are {', '.join(Settings.__dataclass_fields__)}"
+        raise SliderError(msg) from error
+    part = require(pipe, "lora").denoiser
+    prompts = prompts or Prompts.of(emotion, vocabulary)
+    if not len(prompts.neutral) == len(prompts.positive) == len(prompts.negative) > 0:
+        msg = "prompts: neutral, positive and negative must be equally many, at least one"
+        raise SliderError(msg)
+    out, call = Path(out), dict(call or {})
+    out.mkdir(parents=True, exist_ok=True)
+    path, checkpoint = out / f"{emotion}.safetensors", out / f".{emotion}.checkpoint"
+    facts = {
+        "emotion": emotion,
+        "opposite": opposite(emotion),
+        "recipe": RECIPE,
+        "model": model_digest(pipe),
+        "subjects": len(prompts.neutral),
+        "latents": Path(latents).name if latents else "painted",
+        **asdict(settings),
+    }
+    if restart:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    if path.is_file() and facts.items() <= read_metadata(path).items():
+        return path
+    _check_resumable(checkpoint, facts)
+
+    began = time.perf_counter()
+    student_pool, anchor_pool, replay = _pools(pipe, prompts, settings, latents, call)
+    print(f"{emotion}: teacher done in {time.perf_counter() - began:.1f} s", flush=True)
+    denoiser = replay.denoiser
+    generator = torch.Generator().manual_seed(settings.seed)
+    with _student(denoiser, settings, generator) as (parameters, set_weight):
+        state = _fit(
+            replay, student_pool, anchor_pool, settings, parameters, set_weight, generator,
+            checkpoint, facts, Log(out / f"{emotion}.jsonl", settings.batch), save_every,
+        )  # fmt: skip
+        tensors = get_peft_model_state_dict(denoiser, adapter_name=_ADAPTER)
+        # Half precision is harmless here: these are products of two small matrices.
+        halved = {key: value.half() for key, value in tensors.items()}
+        write_slider(path, part, halved, {**facts, **state})
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return path
+
+
+def _check_resumable(checkpoint: Path, facts: Mapping[str, Any]) -> None:
+    meta = checkpoint / "meta.json"
+    if meta.is_file():
+        found = json.loads(meta.read_text()).get("facts", {})
+        changed = sorted(key for key in facts if found.get(key) != facts[key])
+        if changed:
+            msg = (
+                f"{checkpoint.name}: started with other {', '.join(changed)}; "
+                "use the same settings, or restart"
+            )
+            raise SliderError(msg)
+
+
+def _pools(
+    pipe: Any,
+    prompts: Prompts,
+    settings: Settings,
+    latents: Path | str | None,
+    call: Mapping[str, Any],
+) -> tuple[Pool, Pool | None, Replay]:
+    """Ask the plain model everything the student will have to match."""
+    subjects = len(prompts.neutral)
+    generator = torch.Generator().manual_seed(settings.seed + 1)
+    with torch.no_grad():
+        replay = Replay(pipe, prompts.texts, call)
+    # Half plain, a quarter of each pole: the student will meet its own steered samples.
+    poles = [(0, subjects, 0, 2 * subjects)[i % 4] for i in range(settings.samples)]
+    owner = torch.tensor([(i // 4 + (i % 4) * 7) % subjects for i in range(settings.samples)])
+    wanted = [prompts.texts[int(o) + pole] for o, pole in zip(owner, poles, strict=True)]
+    paint = {"seed": settings.seed, "batch": settings.batch, "steps": settings.sample_steps}
+    if latents is None:
+        clean = sample_latents(pipe, wanted, call, **paint)
+    else:
+        clean = read_latents(Path(latents), replay.shape)
+        some = torch.randperm(len(clean), generator=generator)[: settings.samples]
+        clean, owner = clean[some], owner[: len(some)]
+    ask = {"generator": generator, "batch": settings.batch}
+    pool = make_pool(pipe, replay, clean, owner, settings.pool, (subjects, 2 * subjects), **ask)
+    if not prompts.anchors or settings.anchor_weight == 0:
+        return pool, None, replay
+    kept = clean
+    if latents is None:
+        kept = sample_latents(pipe, prompts.anchors, call, **paint)
+    owner = 3 * subjects + torch.arange(len(kept)) % len(prompts.anchors)
+    return (
+        pool,
+        make_pool(pipe, replay, kept, owner, max(1, settings.pool // 4), None, **ask),
+        replay,
+    )
+
+
+def _fit(
+    replay: Replay,
+    pool: Pool,
+    anchors: Pool | None,
+    settings: Settings,
+    parameters: Sequence[nn.Parameter],
+    set_weight: Callable[[torch.Tensor], None],
+    generator: torch.Generator,
+    checkpoint: Path,
+    facts: Mapping[str, Any],
+    log: Log,
+    save_every: int,
+) -> dict[str, float]:
+    """The loop over optimiser steps; returns figures for the file's metadata."""
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    modules = {"slider": nn.ParameterList(parameters)}
+    saved = (modules, {}, optimizer, generator)
+    step = load_checkpoint(checkpoint, *saved)
+    device = parameters[0].device
+    # What doing nothing would cost, so that the loss reads as the share not yet learned.
+    whole = torch.arange(len(pool.x))
+    full = pool.target(whole, torch.ones(len(whole)), settings.eta) - pool.plain
+    unit = float(full.pow(2).mean()) / 3 + 1e-12  # E[s^2] = 1/3
+    extra = max(1, settings.batch // 4) if anchors is not None else 0
+    recent: list[float] = []
+    while step < settings.steps:
+        began = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(step, settings.steps, settings.lr, max(1, settings.steps // 20))
+        rows = torch.randint(len(pool.x), (settings.batch,), generator=generator)
+        # Weights in equal slices of [-1, 1], shuffled: every step sees both poles.
+        s = (torch.arange(settings.batch) + torch.rand(settings.batch, generator=generator)) * 2
+        s = (s / settings.batch - 1)[torch.randperm(settings.batch, generator=generator)]
+        x, t, index = pool.x[rows], pool.t[rows], pool.index[rows]
+        target = pool.target(rows, s, settings.eta)
+        if anchors is not None:
+            held = torch.randint(len(anchors.x), (extra,), generator=generator)
+            pushed = torch.where(torch.rand(extra, generator=generator) < 0.5, -1.0, 1.0)
+            x, t = torch.cat([x, anchors.x[held]]), torch.cat([t, anchors.t[held]])
+            index = torch.cat([index, anchors.index[held]])
+            s = torch.cat([s, pushed])
+            target = torch.cat([target, anchors.plain[held]])
+        set_weight(s.to(device))
+        answer = replay(x.to(device), t.to(device), index)
+        error = (answer - target.to(device)).pow(2).flatten(1).mean(1) / unit
+        loss = error[: settings.batch].mean()
+        held_loss = error[settings.batch :].mean() if extra else torch.zeros(())
+        (loss + settings.anchor_weight * held_loss).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        recent = [*recent[-19:], loss.item()]
+        log.add(loss=loss.item(), anchor_loss=held_loss.item(), seconds=time.perf_counter() - began)
+        if step % 25 == 0 or step == settings.steps:
+            log.report(step)
+        if step % save_every == 0 and step < settings.steps:
+            save_checkpoint(checkpoint, step, *saved, meta={"facts": dict(facts)})
+    explained = 1 - sum(recent) / len(recent) if recent else 0.0
+    return {"explained": round(explained, 4)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train sliders from the command line, one emotion after another."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.lora",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--backbone", default="image-tiny", help="name, folder or hub id")
+    parser.add_argument("--emotion", default="all", help="core emotions by comma, or all")
+    parser.add_argument("--out", type=Path, help="folder of sliders; default: BACKBONE/loras")
+    parser.add_argument("--vocabulary", choices=("rich", "image-tiny"), help="words of the prompts")
+    parser.add_argument("--latents", type=Path, help="safetensors of clean latents; default: paint")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
+    parser.add_argument("--height", type=int, help="of painted samples, pixels")
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--restart", action="store_true", help="forget checkpoints and sliders")
+    for name, field in Settings.__dataclass_fields__.items():
+        flag = "--" + name.replace("_", "-")
+        if field.type == "bool":
+            parser.add_argument(flag, action="store_true")
+        else:
+            kind = int if field.type == "int" else float
+            parser.add_argument(flag, type=kind, default=field.default, help=f"{field.default}")
+    given = parser.parse_args(argv)
+
+    from pipelines import load, resolve
+
+    torch.set_flush_denormal(True)  # tiny moments and gradients run an order slower on a CPU
+    row = resolve(given.backbone)
+    pipe = load(given.backbone, device=given.device)
+    pipe.set_progress_bar_config(disable=True)
+    if given.out is None and row.folder is None:
+        parser.error("--out: needed for a backbone that is not a local folder")
+    call = {k: getattr(given, k) for k in ("height", "width") if getattr(given, k) is not None}
+    vocabulary = given.vocabulary or ("image-tiny" if "image-tiny" in row.name else "rich")
+    knobs = {name: getattr(given, name) for name in Settings.__dataclass_fields__}
+    for emotion in CORE if given.emotion == "all" else given.emotion.split(","):
+        try:
+            path = train_slider(
+                pipe, emotion.strip(), out=given.out or row.folder / "loras",
+                vocabulary=vocabulary, latents=given.latents, call={**row.call, **call},
+                restart=given.restart, **knobs,
+            )  # fmt: skip
+        except SliderError as error:
+            parser.error(str(error))
+        print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()
