@@ -9,16 +9,15 @@ STAMP := $(VENV)/.installed
 PIP_ARGS ?=
 PYTEST_ARGS ?= -q -n 2 --dist loadfile
 
-# One thread per test process: two processes with all threads each are slower than one.
-export OMP_NUM_THREADS ?= 1
-
 .PHONY: install demo test lint format clean
 
 install: $(STAMP)
 
 demo: $(STAMP)
-	@OMP_NUM_THREADS= $(PY) -m studio.cli demo --out out
+	@$(PY) -m studio.cli demo --out out
 
+# One thread per test process: two processes with all threads each are slower than one.
+test: export OMP_NUM_THREADS ?= 1
 test: lint
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
