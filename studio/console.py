@@ -106,6 +106,8 @@ class Meter:
             TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             transient=True,
+            # rich would send our results to stderr; wanted only when both are the same terminal.
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._progress.start()
         Meter.live = self._progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -470,6 +471,31 @@ def test_what_was_made_before_a_failure_is_kept_and_the_code_is_1(
     assert "no space left" in said.err
     assert f"{64 - len(finished)} of 64 not made" in said.err
     assert sorted(map(str, files(out))) == sorted(finished)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX here")
+def test_results_stay_on_stdout_while_the_bar_is_on_a_terminal() -> None:
+    """`affect make ... | xargs` in a terminal: the bar's library would take stdout over."""
+    ours, theirs = os.openpty()
+    code = (
+        "from studio.console import Meter, note, result\n"
+        "with Meter('painter') as meter:\n"
+        "    meter.step('drawing', 1, 4); result('out/a.png'); note('a warning')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True
+    )
+    said, _ = process.communicate(timeout=60)
+    os.close(theirs)
+    told = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+        while piece := os.read(ours, 4096):
+            told += piece
+    os.close(ours)
+    assert said == "out/a.png\n"
+    assert b"drawing" in told
+    assert b"affect: a warning" in told
+    assert b"out/a.png" not in told
 
 
 # Looking ---------------------------------------------------------------------------------------
