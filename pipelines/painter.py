@@ -11,41 +11,28 @@ does not depend on what it shares a batch with (up to rounding of the kernels).
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import logging
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoPipelineForImage2Image
 from PIL import Image
 
-from adapters.calibration import Calibration
 from adapters.content import expand
 from adapters.emotion import Emotion
-from adapters.families import family, model_digest, require
-from adapters.lora import LoraBank
+from adapters.families import family, require
 from pipelines import Backbone, load, resolve
+from pipelines.belongings import Belongings
 from pipelines.image import ImageParams
 
-if TYPE_CHECKING:
-    from adapters.directions import DirectionBank
-
 log = logging.getLogger("affect")
-
-#: Words that carry no content of their own: their absence from a vocabulary is not worth a note.
-_SMALL = frozenset(
-    ["a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "it", "its", "near", "no"]
-) | {"of", "on", "or", "over", "the", "to", "under", "with"}
 
 
 class PaintError(ValueError):
@@ -65,26 +52,14 @@ class Sitting:
     seed: int
 
 
-def cache_folder() -> Path:
-    """Where fitted directions and calibrations of hub backbones are kept (AFFECT_CACHE)."""
-    base = os.environ.get("AFFECT_CACHE")
-    if base:
-        return Path(base).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home).expanduser() if home else Path.home() / ".cache") / "affect-studio"
-
-
-class Painter:
+class Painter(Belongings):
     """A loaded backbone and everything that steers it.
 
     Args:
         pipe: an ordinary diffusers text-to-image pipeline of a known family.
         name: what people call it.
-        folder: its weights' folder; `loras/`, `directions.safetensors`, `calibration.json` and
-            `vocabulary.json` beside the weights are used when they are there.
+        folder, call, cache: see `Belongings`; `call` are more arguments of the pipeline's call.
         defaults: replaces defaults of ImageParams for this backbone.
-        call: more arguments of the pipeline call (`max_sequence_length` ...).
-        cache: where directions that are not in `folder` are kept, None for `cache_folder()`.
     """
 
     def __init__(
@@ -97,20 +72,11 @@ class Painter:
         call: dict[str, Any] | None = None,
         cache: Path | None = None,
     ) -> None:
-        self.pipe = pipe
-        self.name = name
-        self.folder = folder
+        super().__init__(pipe, name, folder=folder, call=call, cache=cache)
         self.defaults = dict(defaults or {})
-        self.call = dict(call or {})
-        self.cache = cache
         self.family = family(pipe)
-        # Before sliders are loaded and before offload moves the weights away.
-        self.digest = model_digest(pipe)
         self.offloaded = False
         self.busy = False
-        self.loras = self._find_loras()
-        if self.loras is not None:
-            self.loras.load_into(pipe)
 
     @classmethod
     def load(cls, backbone: Backbone | str, **options: Any) -> Painter:
@@ -120,95 +86,6 @@ class Painter:
         return cls(
             pipe, row.name, folder=row.folder, defaults=dict(row.defaults), call=dict(row.call)
         )
-
-    # What belongs to these weights ---------------------------------------------------------------
-
-    def _find_loras(self) -> LoraBank | None:
-        folders = [(self.cache or cache_folder()) / self.digest / "loras"]
-        if self.folder is not None:
-            folders.insert(0, self.folder / "loras")
-        for folder in folders:
-            if any(folder.glob("*.safetensors")):
-                return LoraBank(folder)
-        return None
-
-    @cached_property
-    def directions(self) -> DirectionBank:
-        """Directions beside the weights, or fitted once and cached by model digest."""
-        from adapters.directions import DirectionBank
-
-        if self.folder is not None:
-            path = self.folder / "directions.safetensors"
-            if path.is_file():
-                bank = DirectionBank.load(path)
-                if bank.digest == self.digest:
-                    return bank
-                log.warning("%s was fitted on other weights; fitting it again", path)
-        options = {k: v for k, v in self.call.items() if k == "max_sequence_length"}
-        return DirectionBank.cached(
-            self.pipe, self.cache or cache_folder(), vocabulary=self.words, **options
-        )
-
-    @cached_property
-    def adapters_digest(self) -> str:
-        """16 hex digits over sliders and kind of directions: what a calibration holds for."""
-        text = f"directions:{self.digest} loras:{self.loras.digest if self.loras else '-'}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def weights(self, params: ImageParams) -> str:
-        """Digest of model, adapters and the gain in use: the `weights` of a Request."""
-        parts = [self.digest, self.adapters_digest]
-        if params.calibrated and self.calibration is not None:
-            parts.append(self.calibration.digest)
-        return "-".join(parts)
-
-    @property
-    def calibration_path(self) -> Path:
-        """Where a new calibration of these weights is kept; it goes before the one beside them."""
-        return (self.cache or cache_folder()) / self.digest / "calibration.json"
-
-    @cached_property
-    def calibration(self) -> Calibration | None:
-        """The stored calibration, None when there is none or it was made for other weights."""
-        paths = [self.calibration_path]
-        if self.folder is not None:
-            paths.append(self.folder / "calibration.json")
-        for path in paths:
-            if path.is_file():
-                found = Calibration.load(path)
-                if found.fits(self.digest, self.adapters_digest):
-                    return found
-                log.warning(
-                    "%s was measured on other weights and is not used; run `affect calibrate`",
-                    path,
-                )
-        return None
-
-    @cached_property
-    def vocabulary(self) -> frozenset[str] | None:
-        """The words a small painter was shown, None for models that know language at large."""
-        path = self.folder / "vocabulary.json" if self.folder is not None else None
-        if path is None or not path.is_file():
-            return None
-        return frozenset(json.loads(path.read_text(encoding="utf-8"))["words"])
-
-    @property
-    def words(self) -> str:
-        """The vocabulary that the content lever and the direction pairs use."""
-        return "rich" if self.vocabulary is None else "image-tiny"
-
-    def notes(self, prompt: str) -> list[str]:
-        """Warn, never refuse, when the prompt has words this painter was never shown."""
-        if self.vocabulary is None:
-            return []
-        words = dict.fromkeys(re.findall(r"[a-z]+(?:[-'][a-z]+)*", prompt.lower()))
-        known = self.vocabulary | _SMALL
-        strange = [w for w in words if not ({w, w.removesuffix("s"), w + "s"} & known)]
-        if not strange:
-            return []
-        sample = sorted(self.vocabulary - _SMALL)
-        shown = ", ".join(sample[:: max(1, len(sample) // 12)][:12])
-        return [f"{self.name} was never shown: {', '.join(strange)}; it knows {shown} ..."]
 
     # What can be asked of it ---------------------------------------------------------------------
 
@@ -351,6 +228,8 @@ class Painter:
             arguments["callback_on_step_end"] = after
         with self._steered(pipe, sittings, params, critic):
             result = pipe(**arguments)
+        if hidden := sum(getattr(result, "nsfw_content_detected", None) or []):
+            log.warning("%s: its own safety checker blacked out %d of these", self.name, hidden)
         return [picture.convert("RGB") for picture in result.images]
 
     def _arguments(

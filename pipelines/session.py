@@ -143,7 +143,11 @@ class Session:
         notes, self.pending = self.pending, []
         for job in batch:
             notes += painter.notes(job.request.prompt)
-        if painter.calibration is not None and batch[0].params.calibrated:
+        params = batch[0].params
+        moved = params.style and any(job.emotion.intensity for job in batch)
+        if params.directions and moved and not painter.directions_ready:
+            notes.append(f"fitting the emotion directions of {painter.name}, once")
+        if painter.calibration is not None and params.calibrated:
             weak = set(painter.calibration.uncontrollable())
             asked = {job.emotion.dominant for job in batch} & weak
             notes += [

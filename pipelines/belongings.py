@@ -1,0 +1,164 @@
+"""What belongs to a backbone's weights: sliders, directions, calibration, the words it knows.
+
+All of it is looked for beside the weights (`loras/`, `directions.safetensors`, `calibration.json`,
+`vocabulary.json`) and in a cache folder under the digest of the model, so that a hub backbone has
+belongings as well. It deliberately does not know how a picture is painted (pipelines.painter).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.calibration import Calibration
+from adapters.families import model_digest
+from adapters.lora import LoraBank
+
+if TYPE_CHECKING:
+    from adapters.directions import DirectionBank
+    from pipelines.image import ImageParams
+
+log = logging.getLogger("affect")
+
+#: Words that carry no content of their own: their absence from a vocabulary is not worth a note.
+_SMALL = frozenset(
+    ["a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "it", "its", "near", "no"]
+) | {"of", "on", "or", "over", "the", "to", "under", "with"}
+
+
+def cache_folder() -> Path:
+    """Where fitted directions and calibrations of hub backbones are kept (AFFECT_CACHE)."""
+    base = os.environ.get("AFFECT_CACHE")
+    if base:
+        return Path(base).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache") / "affect-studio"
+
+
+class Belongings:
+    """Everything that steers one loaded pipeline; sliders are loaded into it, inactive.
+
+    Args:
+        pipe: a diffusers text-to-image pipeline.
+        name: what people call it.
+        folder: its weights' folder, None for the hub cache.
+        call: more arguments of the pipeline call; `max_sequence_length` matters to directions.
+        cache: where fitted directions and calibrations are kept, None for `cache_folder()`.
+    """
+
+    def __init__(
+        self, pipe: Any, name: str, *, folder: Path | None, call: Any, cache: Path | None
+    ) -> None:
+        self.pipe = pipe
+        self.name = name
+        self.folder = folder
+        self.call = dict(call or {})
+        self._cache = cache
+        # Before sliders are loaded and before offload moves the weights away.
+        self.digest = model_digest(pipe)
+        self.loras = self._find_loras()
+        if self.loras is not None:
+            self.loras.load_into(pipe)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of fitted directions and calibrations."""
+        return self._cache or cache_folder()
+
+    def _find_loras(self) -> LoraBank | None:
+        folders = [self.cache / self.digest / "loras"]
+        if self.folder is not None:
+            folders.insert(0, self.folder / "loras")
+        for folder in folders:
+            if any(folder.glob("*.safetensors")):
+                return LoraBank(folder)
+        return None
+
+    @cached_property
+    def directions(self) -> DirectionBank:
+        """Directions beside the weights, or fitted once and cached by model digest."""
+        from adapters.directions import DirectionBank
+
+        if self.folder is not None:
+            path = self.folder / "directions.safetensors"
+            if path.is_file():
+                bank = DirectionBank.load(path)
+                if bank.digest == self.digest:
+                    return bank
+                log.warning("%s was fitted on other weights; fitting it again", path)
+        options = {k: v for k, v in self.call.items() if k == "max_sequence_length"}
+        return DirectionBank.cached(self.pipe, self.cache, vocabulary=self.words, **options)
+
+    @property
+    def directions_ready(self) -> bool:
+        """Whether `directions` answers at once instead of fitting."""
+        beside = self.folder is not None and (self.folder / "directions.safetensors").is_file()
+        kept = any(self.cache.glob(f"directions-{self.digest}-*.safetensors"))
+        return "directions" in vars(self) or beside or kept
+
+    @cached_property
+    def adapters_digest(self) -> str:
+        """16 hex digits over sliders and kind of directions: what a calibration holds for."""
+        text = f"directions:{self.digest} loras:{self.loras.digest if self.loras else '-'}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def weights(self, params: ImageParams) -> str:
+        """Digest of model, adapters and the gain in use: the `weights` of a Request."""
+        parts = [self.digest, self.adapters_digest]
+        if params.calibrated and self.calibration is not None:
+            parts.append(self.calibration.digest)
+        return "-".join(parts)
+
+    @property
+    def calibration_path(self) -> Path:
+        """Where a new calibration of these weights is kept; it goes before the one beside them."""
+        return self.cache / self.digest / "calibration.json"
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The stored calibration, None when there is none or it was made for other weights."""
+        paths = [self.calibration_path]
+        if self.folder is not None:
+            paths.append(self.folder / "calibration.json")
+        for path in paths:
+            if path.is_file():
+                found = Calibration.load(path)
+                if found.fits(self.digest, self.adapters_digest):
+                    return found
+                log.warning(
+                    "%s was measured on other weights and is not used; run `affect calibrate`",
+                    path,
+                )
+        return None
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words a small painter was shown, None for models that know language at large."""
+        path = self.folder / "vocabulary.json" if self.folder is not None else None
+        if path is None or not path.is_file():
+            return None
+        return frozenset(json.loads(path.read_text(encoding="utf-8"))["words"])
+
+    @property
+    def words(self) -> str:
+        """The vocabulary that the content lever and the direction pairs use."""
+        return "rich" if self.vocabulary is None else "image-tiny"
+
+    def notes(self, prompt: str) -> list[str]:
+        """Warn, never refuse, when the prompt has words this painter was never shown."""
+        if self.vocabulary is None:
+            return []
+        words = dict.fromkeys(re.findall(r"[a-z]+(?:[-'][a-z]+)*", prompt.lower()))
+        known = self.vocabulary | _SMALL
+        strange = [w for w in words if not ({w, w.removesuffix("s"), w + "s"} & known)]
+        if not strange:
+            return []
+        sample = sorted(self.vocabulary - _SMALL)
+        shown = ", ".join(sample[:: max(1, len(sample) // 12)][:12])
+        return [f"{self.name} was never shown: {', '.join(strange)}; it knows {shown} ..."]
