@@ -67,7 +67,18 @@ class Backbone:
 BACKBONES: dict[str, Backbone] = {
     row.name: row
     for row in (
-        Backbone("image-tiny", "image", "models/image-tiny", "sd15", "Apache-2.0", 0.2),
+        # Trained to zero terminal signal, so guidance is rescaled or it blows out light and dark
+        # (Lin et al. 2024, arXiv 2305.08891, section 3.4).
+        Backbone(
+            "image-tiny",
+            "image",
+            "models/image-tiny",
+            "sd15",
+            "Apache-2.0",
+            0.2,
+            defaults={"guidance_scale": 3.0},
+            call={"guidance_rescale": 0.7},
+        ),
         Backbone(
             "sd15",
             "image",
