@@ -264,7 +264,7 @@ class ImageCritic(_Reader):
     @register_to_config
     def __init__(
         self,
-        size: int = 96,
+        size: int = 80,
         widths: Sequence[int] = (24, 48, 96, 192),
         embed: int = 64,
         words: int = 0,
@@ -285,9 +285,11 @@ class ImageCritic(_Reader):
                 _Block(width),
             ]
         self.trunk = nn.Sequential(*layers)
-        # Colour statistics are what pooling after many convolutions keeps worst: given directly.
+        # Colour and where it lies are what pooling after many convolutions keeps worst: an 8 x 8
+        # thumbnail and the deviation of each channel are given directly.
+        self.layout = nn.Sequential(nn.Linear(3 * 64 + 6, embed), nn.SiLU())
         self.project = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(2 * widths[-1] + 9, embed), nn.LayerNorm(embed)
+            nn.Dropout(dropout), nn.Linear(2 * widths[-1] + embed, embed), nn.LayerNorm(embed)
         )
         self.drop = nn.Dropout(dropout)
         self.heads = _Heads(embed)
@@ -309,9 +311,10 @@ class ImageCritic(_Reader):
     def embedding(self, x: Tensor) -> Tensor:
         """Prepared pictures -> (n, embed)."""
         maps = self.trunk(x.contiguous(memory_format=torch.channels_last))
-        small = F.adaptive_avg_pool2d(x, (12, 12)).flatten(2)
-        colour = torch.cat([small.mean(2), small.std(2), x.flatten(2).std(2)], dim=1)
-        return self.project(torch.cat([maps.mean((2, 3)), maps.amax((2, 3)), colour], dim=1))
+        small = F.adaptive_avg_pool2d(x, (8, 8)).flatten(2)
+        colour = torch.cat([small.flatten(1), small.std(2), x.flatten(2).std(2)], dim=1)
+        parts = [maps.mean((2, 3)), maps.amax((2, 3)), self.layout(colour)]
+        return self.project(torch.cat(parts, dim=1))
 
     def heads_of(self, images: Tensor) -> dict[str, Tensor]:
         """(n, 3, h, w) in 0..1 -> logits, strength, affect, affect_log_variance, embedding."""

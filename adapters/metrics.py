@@ -87,13 +87,21 @@ def kendall(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def ece(probabilities: ArrayLike, actual: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error of the top class, equal-width bins (Guo et al. 2017)."""
+    """Expected calibration error of the top class, equal-width bins (Guo et al. 2017).
+
+    actual: class numbers (n,), or soft labels (n, k). With soft labels a row counts as right by the
+    share its label gives to the top class, as if one annotator were drawn.
+    """
     p = np.atleast_2d(np.asarray(probabilities, float))
-    label = np.asarray(actual).ravel()
+    label = np.asarray(actual)
     if len(label) != len(p):
-        msg = f"actual must have one class number per row, got {len(label)} for {len(p)} rows"
+        msg = f"actual must have one label per row, got {len(label)} for {len(p)} rows"
         raise ValueError(msg)
-    confidence, right = p.max(1), p.argmax(1) == label
+    confidence, said = p.max(1), p.argmax(1)
+    if label.ndim == 2:
+        right = np.take_along_axis(label.astype(float), said[:, None], 1)[:, 0]
+    else:
+        right = (said == label).astype(float)
     at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     total = 0.0
     for k in range(bins):

@@ -45,6 +45,8 @@ def test_ece_by_hand():
     # bin .9: accuracy .5, gap .4; bin .6: accuracy 1, gap .4; each half of the rows
     assert metrics.ece(p, [0, 1, 1, 1]) == pytest.approx(0.4)
     assert metrics.ece([[1.0, 0.0]], [0]) == 0
+    # a soft label gives the top class .7 of an annotator where the model is .9 sure
+    assert metrics.ece([[0.9, 0.1]], [[0.7, 0.3]]) == pytest.approx(0.2)
 
 
 def test_jsd_by_hand():
@@ -86,5 +88,5 @@ def test_errors_say_what_is_wrong():
         metrics.jsd([[1, 0]], [[1, 0, 0]])
     with pytest.raises(ValueError, match="hits"):
         metrics.wilson(3, 2)
-    with pytest.raises(ValueError, match="one class number"):
+    with pytest.raises(ValueError, match="one label per row"):
         metrics.ece([[1, 0]], [0, 1])

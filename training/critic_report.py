@@ -29,14 +29,14 @@ def probabilities(model: ImageCritic | ImageReader, heads: dict[str, Tensor]) ->
 
 
 def _with_interval(figure: Callable[..., float], *columns: np.ndarray) -> Interval:
-    low, high = metrics.bootstrap(figure, *columns, n=600)
+    low, high = metrics.bootstrap(figure, *columns, n=400)
     return float(figure(*columns)), low, high
 
 
 def figures(p: np.ndarray, affect: np.ndarray, rows: list[Row], usual: np.ndarray) -> dict:
     """Figures of one set. p: (n, 13), affect: (n, 2), usual: mean training label (13,).
 
-    Accuracy and F1 compare the strongest of the twelve emotions, neutral left out; ECE compares all
+    Accuracy and F1 compare the strongest of the twelve emotions, neutral left out; ECE and JSD all
     thirteen. The majority baseline always answers with the strongest of `usual`.
     """
     soft = np.stack([r.soft for r in rows])
@@ -52,7 +52,8 @@ def figures(p: np.ndarray, affect: np.ndarray, rows: list[Row], usual: np.ndarra
         "majority_accuracy": float((top == majority).mean()),
         "majority_macro_f1": metrics.macro_f1(np.full(len(top), majority), top),
         "chance_accuracy": 1 / len(CORE),
-        "ece": _with_interval(metrics.ece, p, soft.argmax(1)),
+        "ece": _with_interval(metrics.ece, p, soft),
+        "ece_of_hard_label": metrics.ece(p, soft.argmax(1)),
         "jsd": _with_interval(lambda a, b: float(metrics.jsd(a, b).mean()), p, soft),
         "jsd_of_mean_label": float(metrics.jsd(flat, soft).mean()),
         "classes": len(set(top.tolist())),
@@ -147,8 +148,8 @@ CARD = """{about}
 ## Held-out figures
 
 95 % intervals (Wilson for accuracy, bootstrap over pictures otherwise). Chance top-1 is
-{chance:.2f}. Majority answers the commonest training emotion. JSD in bits against the
-soft label; lower is better.
+{chance:.2f}. Majority answers the commonest training emotion. ECE counts an answer as right
+by its share in the soft label. JSD in bits against the soft label. For both, lower is better.
 Valence and arousal are on the scale of the Russell and Mehrabian means (an affine map of the
 published ratings, in `assets/emotions/image_labels.json`).
 
