@@ -64,18 +64,28 @@ def score(
         note(NOTICE)
     quiet_libraries(offline=True)
     from adapters.critic import load_critic
+    from adapters.emotion import CORE
 
     readings = {name: load_critic(name).read([image])[0] for name in READERS}
+    critic, reader = (readings[name] for name in READERS)
+    gap = {
+        name: round(abs(critic.intensities[k] - reader.intensities[k]), 4)
+        for k, name in enumerate(CORE)
+    }
+    for name, reading in readings.items():
+        if reading.abstains:
+            note(f"{name}: this is unlike what it was trained on, its reading means little")
     if as_json:
         result_json(
             {
                 "path": str(file),
                 "made_here": ours,
                 "reading": {name: reading.to_json() for name, reading in readings.items()},
+                "gap": gap,
             }
         )
     else:
-        _print_table(readings)
+        _print_table(readings, gap)
     return 0
 
 
@@ -90,7 +100,8 @@ def is_ours(file: Path) -> bool:
     return True
 
 
-def _print_table(readings: dict[str, Reading]) -> None:
+def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:
+    """Probability and intensity by both readers, and how far apart their intensities are."""
     from rich.table import Table
 
     from adapters.emotion import CORE
@@ -98,14 +109,28 @@ def _print_table(readings: dict[str, Reading]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("emotion")
     for name in readings:
-        table.add_column(name, justify="right")
-    for row, emotion in enumerate(("neutral", *CORE)):
-        table.add_row(emotion, *(f"{r.probabilities[row]:.2f}" for r in readings.values()))
+        table.add_column(f"{name}: p", justify="right")
+        table.add_column("intensity", justify="right")
+    table.add_column("gap", justify="right")
+    neutral = (cell for r in readings.values() for cell in (f"{r.probabilities[0]:.2f}", ""))
+    table.add_row("neutral", *neutral)
+    for k, emotion in enumerate(CORE):
+        cells = (
+            cell
+            for r in readings.values()
+            for cell in (f"{r.probabilities[k + 1]:.2f}", f"{r.intensities[k]:.2f}")
+        )
+        table.add_row(emotion, *cells, f"{gap[emotion]:.2f}")
     for axis, label in enumerate(("valence", "arousal", "dominance")):
         cells = (
-            f"{r.vad_mean[axis]:+.2f} ± {max(r.vad_variance[axis], 0.0) ** 0.5:.2f}"
+            cell
             for r in readings.values()
+            for cell in (
+                f"{r.vad_mean[axis]:+.2f}",
+                f"± {max(r.vad_variance[axis], 0.0) ** 0.5:.2f}",
+            )
         )
         table.add_row(label, *cells)
-    table.add_row("in domain", *(f"{r.in_domain:.2f}" for r in readings.values()))
+    domain = (cell for r in readings.values() for cell in (f"{r.in_domain:.2f}", ""))
+    table.add_row("in domain", *domain)
     table_console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -551,6 +552,19 @@ def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     names = {row["name"] for row in rows}
     assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
     assert all(row["licence"] for row in rows)
+
+
+def test_demo_prints_a_page_whose_pictures_are_there(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["demo", "--out", str(out), "-b", str(weights), *FAST]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    links = re.findall(r'src="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert all((page.parent / link).is_file() for link in links)
+    assert sum("-grid-" in link for link in links) == 1
+    assert sum(link.startswith("inputs/") for link in links) == 4, "two photos, two moods each"
+    assert len(links) > 15
 
 
 # Calibrating -----------------------------------------------------------------------------------
