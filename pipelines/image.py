@@ -185,6 +185,9 @@ def generate(
     if best_of is not None and critic is None:
         msg = "best_of: needs a critic to rank the candidates; leave out critic=None"
         raise ParamError(msg)
+    if critic is None and any(job.params.critic_guidance for job in jobs):
+        msg = "critic_guidance: needs a critic to ask; leave out critic=None or set it to 0"
+        raise ParamError(msg)
     if batch_size is not None and batch_size < 1:
         msg = f"batch_size: allowed 1 or more, received {batch_size}; leave it out to let it fit"
         raise ParamError(msg)

@@ -243,8 +243,9 @@ class Painter(Belongings):
             "num_inference_steps": params.steps,
             "generator": [torch.Generator().manual_seed(s.seed) for s in sittings],
             "output_type": "pil",
-            **self.call,
         }
+        # Image-to-image classes declare fewer (guidance_rescale of SD is one).
+        arguments |= {name: value for name, value in self.call.items() if name in signature}
         if init is None or "height" in signature:
             arguments |= {"width": width, "height": height}
         if init is not None:
@@ -296,6 +297,8 @@ class Painter(Belongings):
                     raise PaintError(msg)
                 from adapters.guidance import CriticGuidance
 
+                if hasattr(critic, "to"):
+                    critic.to(pipe.device)
                 # The target is what was asked; gains only say how to get there.
                 asked = np.stack([sitting.emotion.array for sitting in sittings])
                 stack.enter_context(

@@ -84,7 +84,9 @@ class Session:
             for same in groups(jobs, lambda job: job.but_for_seed)
             for job in same
         )
-        self._load_critics()
+        self._load_critics(
+            needed=self.best_of is not None or any(job.params.critic_guidance for job in jobs)
+        )
         for batch in groups(jobs, lambda job: job.alike):
             yield self._step("load")
             painter = self.painter or loaded(batch[0].row, **self.options)
@@ -125,15 +127,15 @@ class Session:
             yield self._step("read")
             yield from self._written(painter, pool, keep=len(same))
 
-    def _load_critics(self) -> None:
-        """Resolve "auto"; without critic weights takes are made unread, with one warning."""
+    def _load_critics(self, *, needed: bool) -> None:
+        """Resolve "auto"; a critic that is not needed may be missing: its takes go unread."""
         for role, name in (("critic", "critic-image"), ("reader", "reader-image")):
             if getattr(self, role) != "auto":
                 continue
             try:
                 setattr(self, role, embedded_critic(name))
             except (OSError, ValueError) as error:
-                if role == "critic" and self.best_of is not None:
+                if role == "critic" and needed:
                     raise
                 setattr(self, role, None)
                 self.pending.append(f"{name} is not here, so it reads no take ({error})")
@@ -264,7 +266,7 @@ class Session:
                 pool[i].job.request.changed(weights=painter.weights(pool[i].job.params)),
                 pool[i].picture,
                 self.out,
-                reading=_reading(pool[i], by_critic[i], by_reader[i]),
+                reading=_reading(painter, pool[i], by_critic[i], by_reader[i]),
                 seconds=pool[i].seconds,
                 ext=self.ext,
                 chosen=chosen,
@@ -281,16 +283,18 @@ class Made:
     seconds: float
 
 
-def _reading(made: Made, critic: Any, reader: Any) -> dict[str, Any]:
+def _reading(painter: Painter, made: Made, critic: Any, reader: Any) -> dict[str, Any]:
     """What a take says about how it is read: asked, read by A (guides, ranks), by B (reports)."""
-    return {
-        "asked": dict(
-            zip(("neutral", *CORE), map(float, made.job.emotion.soft_label()), strict=True)
-        ),
+    asked = zip(("neutral", *CORE), map(float, made.job.emotion.soft_label()), strict=True)
+    reading = {
+        "asked": dict(asked),
         "prompt": made.seen,
         "critic": critic.to_json() if critic is not None else None,
         "reader": reader.to_json() if reader is not None else None,
     }
+    if notes := painter.notes(made.job.request.prompt):
+        reading["notes"] = notes
+    return reading
 
 
 _ALONE = threading.Lock()

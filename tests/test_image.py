@@ -108,12 +108,15 @@ def test_a_broken_photo_is_told_before_anything_runs(tmp_path, painter):
     [
         ({"best_of": 2}, "best_of: allowed 3"),
         ({"best_of": 4, "critic": None}, "needs a critic"),
+        ({"critic": None, "critic_guidance": 0.5}, "critic_guidance: needs a critic"),
         ({"batch_size": 0}, "batch_size"),
         ({"ext": "gif"}, "ext"),
     ],
 )
 def test_bad_options(tmp_path, painter, options, says):
-    asked = [request(seed=seed) for seed in (1, 2, 3)]
+    knobs = {k: v for k, v in options.items() if k == "critic_guidance"}
+    options = {k: v for k, v in options.items() if k not in knobs}
+    asked = [request(seed=seed, **knobs) for seed in (1, 2, 3)]
     with pytest.raises(ParamError, match=says):
         pipelines.generate(asked, painter=painter, out_dir=tmp_path, **options)
 
@@ -392,7 +395,9 @@ def test_every_take_is_read_twice_by_different_readers(painter, tmp_path):
 
 @pytest.mark.parametrize(("family", "width"), [("sd15", 0), ("flux", 48)])
 def test_keep_decides_how_much_of_a_photo_stays(family, width, tmp_path):
-    painter = Painter(tiny(family), family, call=EXTRA[family])
+    # An argument that image-to-image classes do not declare must not reach them.
+    call = {**EXTRA[family], "guidance_rescale": 0.7}
+    painter = Painter(tiny(family), family, call=call)
     inputs = {"init": photo(tmp_path / "photo.png")}
     asked = {"width": width, "height": 0, "steps": 10, "directions": False, "inputs": inputs}
     made = {k: takes(painter, request(keep=k, **asked), tmp_path)[0] for k in (0.0, 0.5, 0.9, 1.0)}
@@ -425,6 +430,7 @@ def test_unknown_words_are_a_note_and_never_an_error(tmp_path):
     assert any(note.startswith("image-tiny was never shown") for e in events
                if isinstance(e, Step) for note in e.notes)  # fmt: skip
     assert isinstance(events[-1], Take)
+    assert Take.read(events[-1].path).reading["notes"][0].startswith("image-tiny was never shown")
 
 
 def test_gains_reach_the_dials_and_mixtures_are_not_overdriven(painter):
