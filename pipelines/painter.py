@@ -298,7 +298,7 @@ class Painter(Belongings):
                 from adapters.guidance import CriticGuidance
 
                 if hasattr(critic, "to"):
-                    critic.to(pipe.device)
+                    critic.to(getattr(pipe, "_execution_device", pipe.device))
                 # The target is what was asked; gains only say how to get there.
                 asked = np.stack([sitting.emotion.array for sitting in sittings])
                 stack.enter_context(

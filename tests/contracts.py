@@ -258,6 +258,9 @@ class BackboneContract:
 
     def test_params_are_read_and_recorded(self, name, painter, tmp_path):
         """Each knob changes the picture, or says that this family has no use for it."""
+        first = next(n for n, row in BACKBONES.items() if row.family == BACKBONES[name].family)
+        if name != first:
+            pytest.skip(f"the classes of {first}")  # 16 runs each: once a family is enough
         photo = tmp_path / "photo.png"
         noise = np.random.default_rng(0).integers(0, 256, (40, 32, 3), dtype=np.uint8)
         Image.fromarray(noise).save(photo)
