@@ -96,7 +96,7 @@ def calibrate(
             else:
                 readings = event
         found = Calibration(
-            {name: Response.fit(at, readings[name]["critic"]) for name in emotions},
+            {name: Response.fit(at, own(readings, name, "critic")) for name in emotions},
             backbone=used.name,
             model=used.digest,
             adapters=used.adapters_digest,
@@ -152,22 +152,27 @@ def examine(
         asked = np.repeat(np.asarray(levels)[:, None], seeds, axis=1)
         figures: dict[str, dict[str, Any]] = {}
         for name in emotions:
-            figures[name] = {
-                role: {
-                    "by": judges[role].name,
+            figures[name] = {}
+            for role, judge in judges.items():
+                read = own(readings, name, role)
+                figures[name][role] = {
+                    "by": judge.name,
                     "spearman": float(spearman(asked.ravel(), read.ravel())),
                     "spearman_of_means": float(spearman(asked[:, 0], read.mean(axis=1))),
                     "means": [float(x) for x in read.mean(axis=1)],
                 }
-                for role, read in readings[name].items()
-            }
             stored = painter.calibration.responses.get(name) if painter.calibration else None
             figures[name]["error"] = (
-                intensity_error(levels, readings[name]["critic"], stored) if stored else None
+                intensity_error(levels, own(readings, name, "critic"), stored) if stored else None
             )
         yield figures
 
     return events()
+
+
+def own(readings: Readings, name: str, role: str) -> np.ndarray:
+    """What `role` read of the emotion that was asked, (levels, seeds), 0 .. 1."""
+    return readings[name][role][:, :, CORE.index(name)]
 
 
 def sweep(
@@ -182,10 +187,10 @@ def sweep(
     first_seed: int = 0,
     batch_size: int | None = None,
 ) -> Iterator[Step | Readings]:
-    """Paint emotions x levels x seeds and read them; at last {emotion: {judge: (levels, seeds)}}.
+    """Paint emotions x levels x seeds; at last {emotion: {judge: (levels, seeds, 12)}}.
 
     Column s is seed `first_seed` + s and scene s mod len(prompts) in every row, so that rows
-    differ by the dial alone. What is read is the judge's intensity of that emotion, 0 .. 1.
+    differ by the dial alone. What is read are the judge's intensities, 0 .. 1, in CORE order.
     """
     from pipelines.session import Session, alone
 
@@ -227,10 +232,7 @@ def sweep(
     yield {
         name: {
             role: np.array(
-                [
-                    [rows[states[name, i], s][role][CORE.index(name)] for s in range(seeds)]
-                    for i in range(len(levels))
-                ]
+                [[rows[states[name, i], s][role] for s in range(seeds)] for i in range(len(levels))]
             )
             for role in judges
         }

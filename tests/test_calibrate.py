@@ -68,7 +68,7 @@ def test_sweep_paints_level_zero_once_and_keeps_columns(painter):
     readings = final(events)
     assert events[-2].total == (1 + 2 * 2) * 2  # pictures of one step each
     assert set(readings) == set(emotions)
-    assert readings["fear"]["critic"].shape == (3, 2)
+    assert readings["fear"]["critic"].shape == (3, 2, 12)
     again = final(sweeps.sweep(painter, ("fear",), levels, 2, {"critic": critic()}, None, SMALL))
     np.testing.assert_allclose(again["fear"]["critic"], readings["fear"]["critic"], atol=1e-3)
 

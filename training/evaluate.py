@@ -6,7 +6,7 @@ For every emotion, 5 levels x 8 seeds over several subjects, each read by the cr
 ranks and calibrates, so it may not report) and by the independent reader (B, which reports). Per
 emotion: Spearman of asked against read intensity with a bootstrap interval over seeds (all levels
 of a seed are resampled together, so that content does not pass for evidence), the same for the
-picture's own five levels, the control (the reading of this emotion while another one was asked),
+picture's own five levels, the control (the reading of this emotion while its opposite was asked),
 and the error of the intensity with and without the stored gain. Then seconds a picture, and a grid
 in one batch against one by one.
 
@@ -17,7 +17,6 @@ may be off. It knows nothing about how an emotion acts on a model.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -31,32 +30,13 @@ from adapters.content import opposite
 from adapters.critic import load_critic
 from adapters.emotion import CORE, Emotion
 from adapters.metrics import spearman
+from pipelines.calibrate import OTHER_SEEDS, own, sweep
 from pipelines.image import ImageParams
 from pipelines.painter import Painter, Sitting
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SUBJECTS = ("a mountain lake", "a city street", "a forest", "the sea")
-SEEDS = tuple(range(101, 109))  # not the seeds of the calibration sweep
-
-
-def sweep(
-    painter: Painter, emotion: str, params: ImageParams, readers: dict[str, Any], batch: int = 20
-) -> dict[str, np.ndarray]:
-    """Paint LEVELS x SEEDS of one emotion; return readings (levels, seeds, 12) by reader name."""
-    sittings = [
-        Sitting(SUBJECTS[i % len(SUBJECTS)], Emotion.of(emotion, level), seed)
-        for level in LEVELS
-        for i, seed in enumerate(SEEDS)
-    ]
-    pictures = []
-    for start in range(0, len(sittings), batch):
-        pictures += painter.paint(sittings[start : start + batch], params)
-    return {
-        name: np.array([r.intensities for r in reader.read(pictures)]).reshape(
-            len(LEVELS), len(SEEDS), len(CORE)
-        )
-        for name, reader in readers.items()
-    }
+SEEDS = 8
 
 
 def rank_figures(read: np.ndarray, generator: np.random.Generator) -> dict[str, float]:
@@ -78,30 +58,40 @@ def rank_figures(read: np.ndarray, generator: np.random.Generator) -> dict[str, 
     }
 
 
+def read_all(painter: Painter, emotions: tuple[str, ...], calibrated: bool) -> Any:
+    """Sweep seeds no gain was fitted on; readings {emotion: {reader: (levels, seeds, 12)}}."""
+    readers = {"critic": load_critic("critic-image"), "reader": load_critic("reader-image")}
+    events = sweep(
+        painter, emotions, LEVELS, SEEDS, readers, SUBJECTS, {"calibrated": calibrated},
+        first_seed=OTHER_SEEDS, batch_size=20,
+    )  # fmt: skip
+    for event in events:
+        last = event
+    return last
+
+
 def evaluate(painter: Painter, emotions: tuple[str, ...] = CORE) -> dict[str, Any]:
     """Run the whole report for a painter; plain data for JSON."""
-    readers = {"critic": load_critic("critic-image"), "reader": load_critic("reader-image")}
     draws = np.random.default_rng(0)
-    plain = ImageParams.parse({"calibrated": False}, painter.defaults)
-    dialled = dataclasses.replace(plain, calibrated=True)
-    raw = {emotion: sweep(painter, emotion, plain, readers) for emotion in emotions}
-    report: dict[str, Any] = {"levels": LEVELS, "seeds": len(SEEDS), "emotions": {}}
+    raw = read_all(painter, emotions, calibrated=False)
+    dialled = read_all(painter, emotions, calibrated=True)
+    report: dict[str, Any] = {"levels": LEVELS, "seeds": SEEDS, "emotions": {}}
     for emotion in emotions:
-        k = CORE.index(emotion)
-        calibrated = sweep(painter, emotion, dialled, readers)
         row: dict[str, Any] = {}
-        for name in readers:
-            scale = Response.fit(LEVELS, raw[emotion][name][:, :, k])
-            wrong = raw.get(opposite(emotion), raw[emotion])[name][:, :, k]
+        for name in ("critic", "reader"):
+            before, after = own(raw, emotion, name), own(dialled, emotion, name)
+            scale = Response.fit(LEVELS, before)
             row[name] = {
-                "uncalibrated": rank_figures(raw[emotion][name][:, :, k], draws),
-                "calibrated": rank_figures(calibrated[name][:, :, k], draws),
-                "wrong_emotion_asked": rank_figures(wrong, draws),
-                "at_zero": float(raw[emotion][name][0, :, k].mean()),
-                "at_full": float(raw[emotion][name][-1, :, k].mean()),
-                "error_before": intensity_error(LEVELS, raw[emotion][name][:, :, k], scale),
-                "error_after": intensity_error(LEVELS, calibrated[name][:, :, k], scale),
+                "uncalibrated": rank_figures(before, draws),
+                "calibrated": rank_figures(after, draws),
+                "at_zero": float(before[0].mean()),
+                "at_full": float(before[-1].mean()),
+                "error_before": intensity_error(LEVELS, before, scale),
+                "error_after": intensity_error(LEVELS, after, scale),
             }
+            if opposite(emotion) in dialled:  # the control: asked for the opposite, read for this
+                wrong = dialled[opposite(emotion)][name][:, :, CORE.index(emotion)]
+                row[name]["opposite_asked"] = rank_figures(wrong, draws)
         report["emotions"][emotion] = row
         print(emotion, json.dumps({n: row[n]["calibrated"] for n in row}), flush=True)
     return report
