@@ -76,7 +76,7 @@ BACKBONES: dict[str, Backbone] = {
             "sd15",
             "Apache-2.0",
             0.2,
-            defaults={"guidance_scale": 3.0},
+            defaults={"guidance_scale": 4.0},
             call={"guidance_rescale": 0.7},
         ),
         Backbone(
