@@ -127,8 +127,8 @@ class Replay:
     def __init__(self, pipe: Any, texts: Sequence[str], call: Mapping[str, Any]) -> None:
         row = require(pipe, "lora")
         self.denoiser: nn.Module = getattr(pipe, row.denoiser)
-        # Scale 1 switches the unconditional branch off in every family.
-        single = {row.scale_argument: 1.0} if row.scale_argument else {}
+        # Scale 0 switches the unconditional branch off in every family (1 does not in Z-Image).
+        single = {row.scale_argument: 0.0} if row.scale_argument else {}
         options = {"output_type": "latent", **call, **single}
         times: list[tuple[float, float]] = []
 
@@ -140,8 +140,9 @@ class Replay:
             pipe(prompt=[texts[0]], **{**options, "num_inference_steps": 4})
         (t0, m0), (t1, m1) = times[0], times[-1]
         # How the pipeline writes the scheduler's time for its model: t, t / 1000 or 1 - t / 1000.
-        self.slope = (m1 - m0) / (t1 - t0)
-        self.shift = m0 - self.slope * t0
+        # Rounded, because the times above are single precision and the embedding multiplies errors.
+        self.slope = round((m1 - m0) / (t1 - t0), 5)
+        self.shift = round(m0 - self.slope * t0, 3)
 
         def stop(named: dict[str, Any]) -> None:
             self.named = named
@@ -174,7 +175,7 @@ class Replay:
         named = take_rows(self.named, self.size, index)
         time_name = _time(named)
         time = named[time_name]
-        named[time_name] = (self.slope * t + self.shift).to(time.device, time.dtype)
+        named[time_name] = (self.slope * t.double() + self.shift).to(time.device, time.dtype)
         like = self.named[self.sample_name][0]
         shaped = x.reshape(-1, *self.shape).to(like)
         named[self.sample_name] = list(shaped.unbind()) if self.listed else shaped
@@ -192,11 +193,24 @@ def _first(value: Any) -> float:
     return float(torch.as_tensor(value).flatten()[0])
 
 
+Painted = dict[tuple[str, int], torch.Tensor]
+"""Clean latents by (prompt, seed): sliders of one process share neutral subjects and poles."""
+
+
 def sample_latents(
-    pipe: Any, texts: Sequence[str], call: Mapping[str, Any], *, seed: int, batch: int, steps: int
+    pipe: Any,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    call: Mapping[str, Any],
+    *,
+    steps: int,
+    batch: int,
+    painted: Painted,
 ) -> torch.Tensor:
-    """Clean latents (n, ...) of `texts` as the sampling loop carries them, with usual guidance."""
-    parts: list[torch.Tensor] = []
+    """Clean latents (n, ...) of `texts` as the sampling loop carries them, with usual guidance.
+
+    painted: what is known already; what is new is added.
+    """
     last: list[torch.Tensor] = []
 
     def on_step(step: Any, *args: Any, **kwargs: Any) -> Any:
@@ -204,16 +218,16 @@ def sample_latents(
         last[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
         return result
 
+    keys = list(zip(texts, seeds, strict=True))
+    todo = [key for key in dict.fromkeys(keys) if key not in painted]
     with StepClock(pipe).running(on_step), torch.no_grad():
-        for start in range(0, len(texts), batch):
-            some = list(texts[start : start + batch])
-            generators = [
-                torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(some))
-            ]
+        for start in range(0, len(todo), batch):
+            some = todo[start : start + batch]
+            generators = [torch.Generator().manual_seed(seed) for _, seed in some]
             options = {**call, "num_inference_steps": steps, "output_type": "latent"}
-            pipe(prompt=some, generator=generators, **options)
-            parts.append(last[0].float().cpu())
-    return torch.cat(parts)
+            pipe(prompt=[text for text, _ in some], generator=generators, **options)
+            painted.update(zip(some, last[0].float().cpu(), strict=True))
+    return torch.stack([painted[key] for key in keys])
 
 
 def read_latents(path: Path, shape: Sequence[int]) -> torch.Tensor:
@@ -396,6 +410,7 @@ def train_slider(
     call: Mapping[str, Any] | None = None,
     save_every: int = 50,
     restart: bool = False,
+    painted: Painted | None = None,
     **knobs: Any,
 ) -> Path:
     """Train the slider of one emotion and write `out/<emotion>.safetensors`.
@@ -412,6 +427,8 @@ def train_slider(
         call: further arguments of the pipeline call, such as height and width.
         save_every: optimiser steps between checkpoints.
         restart: forget a checkpoint or finished slider.
+        painted: pass one dict to several calls for the same pipe, `call`, seed and sample_steps
+            and they share the pictures they are trained on.
         knobs: fields of `Settings`: steps, rank, eta, seed, lr, batch, pool, ...
 
     Raises:
@@ -451,7 +468,9 @@ def train_slider(
     _check_resumable(checkpoint, facts)
 
     began = time.perf_counter()
-    student_pool, anchor_pool, replay = _pools(pipe, prompts, settings, latents, call)
+    student_pool, anchor_pool, replay = _pools(
+        pipe, prompts, settings, latents, call, {} if painted is None else painted
+    )
     print(f"{emotion}: teacher done in {time.perf_counter() - began:.1f} s", flush=True)
     denoiser = replay.denoiser
     generator = torch.Generator().manual_seed(settings.seed)
@@ -487,19 +506,23 @@ def _pools(
     settings: Settings,
     latents: Path | str | None,
     call: Mapping[str, Any],
+    painted: Painted,
 ) -> tuple[Pool, Pool | None, Replay]:
     """Ask the plain model everything the student will have to match."""
     subjects = len(prompts.neutral)
     generator = torch.Generator().manual_seed(settings.seed + 1)
     with torch.no_grad():
         replay = Replay(pipe, prompts.texts, call)
-    # Half plain, a quarter of each pole: the student will meet its own steered samples.
+    # Half plain, a quarter of each pole (the student will meet its own steered samples), both poles
+    # of the same subjects: what is one slider's negative pole is another's positive one.
     poles = [(0, subjects, 0, 2 * subjects)[i % 4] for i in range(settings.samples)]
-    owner = torch.tensor([(i // 4 + (i % 4) * 7) % subjects for i in range(settings.samples)])
+    owner = torch.tensor([(i // 4 * 2 + (i % 4 == 2)) % subjects for i in range(settings.samples)])
     wanted = [prompts.texts[int(o) + pole] for o, pole in zip(owner, poles, strict=True)]
-    paint = {"seed": settings.seed, "batch": settings.batch, "steps": settings.sample_steps}
+    # One seed a subject and round: the two poles and the plain subject share their noise.
+    seeds = [settings.seed * 100_003 + i // 4 * 2 + (i % 4 == 2) for i in range(settings.samples)]
+    paint = {"batch": settings.batch, "steps": settings.sample_steps, "painted": painted}
     if latents is None:
-        clean = sample_latents(pipe, wanted, call, **paint)
+        clean = sample_latents(pipe, wanted, seeds, call, **paint)
     else:
         clean = read_latents(Path(latents), replay.shape)
         some = torch.randperm(len(clean), generator=generator)[: settings.samples]
@@ -510,7 +533,8 @@ def _pools(
         return pool, None, replay
     kept = clean
     if latents is None:
-        kept = sample_latents(pipe, prompts.anchors, call, **paint)
+        seeds = [settings.seed * 100_003 + i for i in range(len(prompts.anchors))]
+        kept = sample_latents(pipe, prompts.anchors, seeds, call, **paint)
     owner = 3 * subjects + torch.arange(len(kept)) % len(prompts.anchors)
     return (
         pool,
@@ -536,12 +560,13 @@ def _fit(
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
     modules = {"slider": nn.ParameterList(parameters)}
     saved = (modules, {}, optimizer, generator)
-    step = load_checkpoint(checkpoint, *saved)
     device = parameters[0].device
     # What doing nothing would cost, so that the loss reads as the share not yet learned.
     whole = torch.arange(len(pool.x))
-    full = pool.target(whole, torch.ones(len(whole)), settings.eta) - pool.plain
-    unit = float(full.pow(2).mean()) / 3 + 1e-12  # E[s^2] = 1/3
+    spread = torch.linspace(-1, 1, len(whole))[torch.randperm(len(whole), generator=generator)]
+    asked = pool.target(whole, spread, settings.eta) - pool.plain
+    unit = float(asked.pow(2).mean()) + 1e-12
+    step = load_checkpoint(checkpoint, *saved)
     extra = max(1, settings.batch // 4) if anchors is not None else 0
     recent: list[float] = []
     while step < settings.steps:
@@ -617,12 +642,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     call = {k: getattr(given, k) for k in ("height", "width") if getattr(given, k) is not None}
     vocabulary = given.vocabulary or ("image-tiny" if "image-tiny" in row.name else "rich")
     knobs = {name: getattr(given, name) for name in Settings.__dataclass_fields__}
+    painted: Painted = {}
     for emotion in CORE if given.emotion == "all" else given.emotion.split(","):
         try:
             path = train_slider(
                 pipe, emotion.strip(), out=given.out or row.folder / "loras",
                 vocabulary=vocabulary, latents=given.latents, call={**row.call, **call},
-                restart=given.restart, **knobs,
+                restart=given.restart, painted=painted, **knobs,
             )  # fmt: skip
         except SliderError as error:
             parser.error(str(error))
