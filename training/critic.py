@@ -378,6 +378,7 @@ def main() -> None:
         rows=[rows[i] for i in test],
         a=predict(critic, cache, test), b=predict(reader, cache, test),
         train={"A": a_rows, "B": b_rows}, samples=args.samples, seed=args.seed,
+        note=f", started from {args.warm.name}" if args.warm else "",
     )  # fmt: skip
 
 

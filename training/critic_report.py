@@ -15,8 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from adapters import metrics
+from adapters.assets import ASSETS
 from adapters.critic import ImageCritic, ImageReader
 from adapters.emotion import CORE
+from pipelines.manifest import update
 from training.labels import SETS, Row
 
 Interval = tuple[float, float, float]
@@ -79,9 +81,11 @@ def agreement(pa: np.ndarray, pb: np.ndarray, va: np.ndarray, vb: np.ndarray) ->
 
 
 def by_set(rows: list[Row]) -> dict[str, list[int]]:
-    """Indices of the rows of each set that occurs."""
+    """Indices of the reported slices: each set, its CC0 part, its scenes without people."""
     out = {name: [i for i, r in enumerate(rows) if r.set == name] for name in SETS}
-    return {name: at for name, at in out.items() if at}
+    out["oasis, CC0 part"] = [i for i in out["oasis"] if rows[i].licence_ok_to_ship]
+    out["paintings, scenes"] = [i for i in out["paintings"] if rows[i].painter_ok]
+    return {name: out[name] for name in sorted(out) if out[name]}
 
 
 def _cell(value: object) -> str:
@@ -90,6 +94,10 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+SOURCE = (
+    "trained from scratch on OASIS (CC0 part), BASS (CC BY 4.0), paintings in the public domain by "
+    "age, TensorFlow flowers (CC BY 2.0), Noto (Apache-2.0, CC BY 4.0) and Fluent emoji (MIT)"
+)
 COLUMNS = {
     "n": "n",
     "accuracy": "top-1 of 12",
@@ -181,7 +189,8 @@ def card(kind: str, table: dict, agree: dict, rows: list[Row], train: list[Row],
     oasis = [r for r in rows if r.set == "oasis"]
     each = ", ".join(f"{k} {v:.2f}" for k, v in agree["pearson_by_emotion"].items())
     passes = (
-        f"{recipe['samples']:,} drawn pictures, AdamW 2e-3, batch 64, 64 px then 96 px, CPU"
+        f"{recipe['samples']:,} drawn pictures, AdamW 2e-3, batch 64, 64 px crops, CPU"
+        f"{recipe['note']}"
         if kind == "A"
         else "40 passes, AdamW 1.5e-3, batch 256, CPU"
     )
@@ -206,10 +215,12 @@ def publish(
     train: dict[str, list[Row]],
     samples: int,
     seed: int,
+    note: str = "",
 ) -> dict[str, dict]:
     """Write out/critic-image and out/reader-image: config, weights, figures and card.
 
-    rows: held-out rows; a, b: the readers' heads on them. Returns the figures by reader.
+    rows: held-out rows; a, b: the readers' heads on them; note: what the recipe line
+    should add about critic A. Returns the figures by reader.
     """
     p = {"A": probabilities(critic, a), "B": probabilities(reader, b)}
     affect = {"A": a["affect"].numpy(), "B": b["affect"].numpy()}
@@ -223,11 +234,19 @@ def publish(
         }
         folder = out / model.name
         model.save_pretrained(folder, safe_serialization=True)
-        text = card(kind, table, agree, rows, train[kind], samples=samples, seed=seed)
+        text = card(kind, table, agree, rows, train[kind], samples=samples, seed=seed, note=note)
         (folder / "README.md").write_text(text, encoding="utf-8")
         report = {"reader": model.name, "digest": model.digest, "held_out": table, "pair": agree}
         (folder / "figures.json").write_text(json.dumps(report, indent=1) + "\n")
         for path in folder.iterdir():
             path.chmod(0o644)
         result[kind] = report
+        if out.resolve() == (ASSETS / "models").resolve():
+            update(
+                model.name,
+                licence="Apache-2.0",
+                source=SOURCE,
+                recipe="python -m training.critic --data DATA --out assets/models",
+                trained_on="cpu",
+            )
     return result

@@ -2,7 +2,8 @@
 
     python tests/bench/bench_critic.py [threads]
 
-The contract is at least 50 a second for critic A on two cores.
+"A core second" does not suffer from other work on the machine. The contract is at least 50 a
+second for critic A on two cores.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ def main() -> None:
         model = load_critic(name)
         for n in (1, 8, 32):
             model.read(x[:n])
-            start, rounds = time.perf_counter(), max(2, 64 // n)
+            start, cpu, rounds = time.perf_counter(), time.process_time(), max(2, 64 // n)
             for _ in range(rounds):
                 model.read(x[:n])
-            rate = rounds * n / (time.perf_counter() - start)
-            print(f"{name}: batch {n}: {rate:.0f} pictures/s")
+            wall, busy = time.perf_counter() - start, time.process_time() - cpu
+            done = rounds * n
+            print(f"{name}: batch {n}: {done / wall:.0f} a second, {done / busy:.0f} a core second")
     critic = load_critic("critic-image")
     target = torch.tensor(Emotion.of("fear", 0.8).soft_label(), dtype=torch.float32)
     leaf = x[:8].clone().requires_grad_()
-    start = time.perf_counter()
+    cpu = time.process_time()
     for _ in range(5):
         torch.autograd.grad((critic.log_probabilities(leaf) @ target).sum(), leaf)
-    print(f"critic-image: gradient of 8: {40 / (time.perf_counter() - start):.0f} pictures/s")
+    print(f"critic-image: gradient of 8: {40 / (time.process_time() - cpu):.0f} a core second")
 
 
 if __name__ == "__main__":
