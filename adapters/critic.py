@@ -36,6 +36,9 @@ LABELS: tuple[str, ...] = ("neutral", *CORE)
 ABSTAIN = 0.01
 """Below this `in_domain`, fewer than 1 % of ordinary pictures are as unusual: do not trust it."""
 
+FAINT = 0.25
+"""Below this intensity an emotion is not named: a quarter of a strong real example."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -56,8 +59,13 @@ class Reading:
 
     @property
     def dominant(self) -> str:
-        """The most probable of neutral and CORE."""
-        return LABELS[int(np.argmax(self.probabilities))]
+        """The strongest intensity's emotion; "neutral" when none reaches `FAINT`.
+
+        Not the most probable one: probabilities keep the training pictures' base rates (half of
+        every label is neutral, contentment and awe are common), intensities are scaled to them.
+        """
+        k = int(np.argmax(self.intensities))
+        return CORE[k] if self.intensities[k] >= FAINT else "neutral"
 
     @property
     def abstains(self) -> bool:

@@ -138,6 +138,14 @@ def test_in_domain_falls_with_distance(critic: ImageCritic):
     assert far.abstains
 
 
+def test_dominant_is_the_strongest_intensity_or_neutral():
+    weak, strong = np.full(12, 0.1), np.full(12, 0.1)
+    strong[CORE.index("awe")] = 0.6
+    p = np.full(13, 1 / 13)
+    assert _reading(p, weak, np.zeros(3)).dominant == "neutral"
+    assert _reading(p, strong, np.zeros(3)).dominant == "awe"
+
+
 def _reading(p: np.ndarray, s: np.ndarray, vad: np.ndarray, doubt: float = 0.1) -> Reading:
     return Reading(tuple(p), tuple(s), tuple(vad), (doubt,) * 3, 0.5, "made up")
 
@@ -209,6 +217,8 @@ def test_shipped_reader_tells_a_dark_sea_from_a_bright_meadow(name: str):
         (sum(r.probabilities[i] for i in bad), sum(r.probabilities[i] for i in good))
         for r in (a, b)
     ]
+    assert a.dominant in ("fear", "sadness", "anger", "boredom", "awe", "surprise")
+    assert b.dominant in ("happiness", "contentment", "excitement", "amusement")
     assert share[0][0] > share[1][0]
     assert share[1][1] > share[0][1]
     assert b.vad_mean[0] > a.vad_mean[0]
