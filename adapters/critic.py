@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -31,63 +30,7 @@ from torch.nn import functional as F
 from adapters.assets import ASSETS
 from adapters.emotion import CORE, VAD
 from adapters.features import COUNT, picture_features
-
-LABELS: tuple[str, ...] = ("neutral", *CORE)
-ABSTAIN = 0.01
-"""Below this `in_domain`, fewer than 1 % of ordinary pictures are as unusual: do not trust it."""
-
-FAINT = 0.25
-"""Below this intensity an emotion is not named: a quarter of a strong real example."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How one critic reads one picture.
-
-    probabilities: (13,), neutral then CORE, sum 1, temperature-scaled. intensities: (12,), 0..1,
-    where 0 is a picture without the emotion and 1 a strong real example. vad_mean, vad_variance:
-    (3,) on the scale of the Russell and Mehrabian means. in_domain: share of ordinary pictures at
-    least as unusual, 0..1. reader: the critic's name.
-    """
-
-    probabilities: tuple[float, ...]
-    intensities: tuple[float, ...]
-    vad_mean: tuple[float, ...]
-    vad_variance: tuple[float, ...]
-    in_domain: float
-    reader: str
-
-    @property
-    def dominant(self) -> str:
-        """The strongest intensity's emotion; "neutral" when none reaches `FAINT`.
-
-        Not the most probable one: probabilities keep the training pictures' base rates (half of
-        every label is neutral, contentment and awe are common), intensities are scaled to them.
-        """
-        k = int(np.argmax(self.intensities))
-        return CORE[k] if self.intensities[k] >= FAINT else "neutral"
-
-    @property
-    def abstains(self) -> bool:
-        """True when the picture is unlike anything the critic was trained on."""
-        return self.in_domain < ABSTAIN
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers by name, rounded to four digits."""
-        data = asdict(self)
-        return {
-            "reader": self.reader,
-            "dominant": self.dominant,
-            "probabilities": _named(LABELS, data["probabilities"]),
-            "intensities": _named(CORE, data["intensities"]),
-            "vad": _named(("valence", "arousal", "dominance"), data["vad_mean"]),
-            "vad_variance": _named(("valence", "arousal", "dominance"), data["vad_variance"]),
-            "in_domain": round(self.in_domain, 4),
-        }
-
-
-def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    return {name: round(float(v), 4) for name, v in zip(names, values, strict=True)}
+from adapters.reading import LABELS, Reading
 
 
 @runtime_checkable

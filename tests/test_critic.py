@@ -16,12 +16,12 @@ from adapters.critic import (
     Critic,
     ImageCritic,
     ImageReader,
-    Reading,
     load_critic,
     soft_score,
 )
 from adapters.emotion import CORE, Emotion
 from adapters.features import COUNT, picture_features, to_lab
+from adapters.reading import Reading
 
 SHIPPED = [
     n for n in ("critic-image", "reader-image") if (ASSETS / "models" / n / "config.json").is_file()
