@@ -231,8 +231,10 @@ class Calibration:
         return (self.model, self.adapters) == (model, adapters)
 
     def merged(self, other: Calibration) -> Calibration:
-        """Take over responses of a later sweep of the same weights, keep the rest of ours."""
-        if not self.fits(other.model, other.adapters) or self.critic != other.critic:
+        """Take over responses of a later sweep of the same kind, keep the rest of ours."""
+        if not self.fits(other.model, other.adapters):
+            return other
+        if (self.critic, dict(self.params)) != (other.critic, dict(other.params)):
             return other
         return Calibration(
             responses={**self.responses, **other.responses},
@@ -326,7 +328,11 @@ class Calibration:
 def intensity_error(levels: Sequence[float], readings: np.ndarray, response: Response) -> float:
     """Mean |read - asked| over levels, with readings (levels, seeds) on `response`'s 0 .. 1 scale.
 
+    NaN when the response never rises: a scale without a range has no intensities.
+
     The scale's ends are those of `response`, so before and after calibration are comparable.
     """
+    if response.range <= 1e-6:
+        return float("nan")
     read = response.intensity(np.asarray(readings)).mean(axis=1)
     return float(np.abs(read - np.asarray(levels)).mean())

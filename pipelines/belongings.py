@@ -16,9 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.assets import ASSETS
 from adapters.calibration import Calibration
+from adapters.directions import FORMAT
 from adapters.families import model_digest
 from adapters.lora import LoraBank
+from pipelines import BackboneError
 
 if TYPE_CHECKING:
     from adapters.directions import DirectionBank
@@ -104,9 +107,17 @@ class Belongings:
 
     @cached_property
     def adapters_digest(self) -> str:
-        """16 hex digits over sliders and kind of directions: what a calibration holds for."""
-        text = f"directions:{self.digest} loras:{self.loras.digest if self.loras else '-'}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits over all that acts on the model: what a calibration holds for."""
+        # The tables decide both the words of the content lever and the pairs of the directions.
+        tables = [ASSETS / "emotions" / f"{name}.json" for name in ("content", "content_grammar")]
+        parts = {
+            "model": self.digest,
+            "directions": FORMAT,
+            "tables": [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables],
+            "loras": self.loras.digest if self.loras else None,
+            "call": self.call,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def weights(self, params: ImageParams) -> str:
         """Digest of model, adapters and the gain in use: the `weights` of a Request."""
@@ -143,7 +154,11 @@ class Belongings:
         path = self.folder / "vocabulary.json" if self.folder is not None else None
         if path is None or not path.is_file():
             return None
-        return frozenset(json.loads(path.read_text(encoding="utf-8"))["words"])
+        try:
+            return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["words"]))
+        except (ValueError, KeyError, TypeError) as error:
+            msg = f'backbone: {path} is not {{"words": [...]}} ({type(error).__name__}); mend it'
+            raise BackboneError(msg) from error
 
     @property
     def words(self) -> str:

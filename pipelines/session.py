@@ -156,6 +156,13 @@ class Session:
                 f"{name} is not controllable on {painter.name}: its range is under 3 sd of noise"
                 for name in sorted(asked)
             ]
+            name = getattr(self.critic, "name", None)
+            now = f"{name} {self.critic.digest}" if name else painter.calibration.critic
+            if painter.calibration.critic != now:
+                notes.append(
+                    f"{painter.name} was calibrated with {painter.calibration.critic}, not {now}; "
+                    "run `affect calibrate image` for this critic"
+                )
         fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
         self.told.update(fresh)
         for note in fresh:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from studio import make
-from studio.console import note, result, result_json
+from studio.console import result, result_json
 from studio.options import with_params
 from studio.run import Options, build_requests, fresh_seed, params_of, run
 
@@ -64,13 +64,13 @@ def image(
         init=init,
     )
     options = Options(out, as_json, device, dtype, offline)
-    takes = run(requests, options)
+    # One batch whatever its size: should it not fit into memory, it is halved there.
+    takes = run(requests, options, batch_size=len(requests))
     path = write_sheet(prompt, names, levels, requests, takes, out)
     if as_json:
         result_json({"sheet": str(path), "takes": [str(take.path) for take in takes]})
     else:
         result(str(path))
-    note(f"contact sheet: {path}")
     return 0 if len(takes) == len(requests) else 1
 
 

@@ -116,8 +116,11 @@ def run(
     best_of: int | None = None,
     what: str = "",
     announce: bool = True,
+    batch_size: int | None = None,
 ) -> list[Take]:
     """Make the requests and return their takes; `announce` prints each as soon as it is written.
+
+    `batch_size` is how many are painted at once, None for what suits the device.
 
     An error before the first take is raised, but for lack of memory, which is nobody's mistake.
     After it, the takes that were finished are returned; the ledger names those that failed.
@@ -133,6 +136,7 @@ def run(
             events = generate(
                 requests,
                 best_of=best_of,
+                batch_size=batch_size,
                 out_dir=options.out,
                 device=options.device,
                 dtype=torch_dtype(options.dtype),

@@ -76,18 +76,23 @@ def evaluate(painter: Painter, emotions: tuple[str, ...] = CORE) -> dict[str, An
     raw = read_all(painter, emotions, calibrated=False)
     dialled = read_all(painter, emotions, calibrated=True)
     report: dict[str, Any] = {"levels": LEVELS, "seeds": SEEDS, "emotions": {}}
+    stored = painter.calibration.responses if painter.calibration else {}
     for emotion in emotions:
         row: dict[str, Any] = {}
         for name in ("critic", "reader"):
             before, after = own(raw, emotion, name), own(dialled, emotion, name)
-            scale = Response.fit(LEVELS, before)
+            # The critic's scale is the stored one, of other seeds. The reader was never swept, so
+            # its 0 and 1 are those of the uncalibrated pictures here.
+            scale = stored.get(emotion) if name == "critic" else None
+            scale = scale or Response.fit(LEVELS, before)
             row[name] = {
                 "uncalibrated": rank_figures(before, draws),
                 "calibrated": rank_figures(after, draws),
                 "at_zero": float(before[0].mean()),
                 "at_full": float(before[-1].mean()),
-                "error_before": intensity_error(LEVELS, before, scale),
-                "error_after": intensity_error(LEVELS, after, scale),
+                "error_before": _number(intensity_error(LEVELS, before, scale)),
+                "error_after": _number(intensity_error(LEVELS, after, scale)),
+                "controllable": scale.controllable,
             }
             if opposite(emotion) in dialled:  # the control: asked for the opposite, read for this
                 wrong = dialled[opposite(emotion)][name][:, :, CORE.index(emotion)]
@@ -95,6 +100,11 @@ def evaluate(painter: Painter, emotions: tuple[str, ...] = CORE) -> dict[str, An
         report["emotions"][emotion] = row
         print(emotion, json.dumps({n: row[n]["calibrated"] for n in row}), flush=True)
     return report
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN: a reading that never rises has no intensity error."""
+    return value if np.isfinite(value) else None
 
 
 def timings(painter: Painter) -> dict[str, float]:
@@ -139,12 +149,13 @@ def main() -> None:
     (arguments.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     for name in ("critic", "reader"):
         rows = [row[name] for row in report["emotions"].values()]
-        print(
-            name,
-            "mean spearman", round(float(np.mean([r["calibrated"]["spearman"] for r in rows])), 3),
-            "error before", round(float(np.mean([r["error_before"] for r in rows])), 3),
-            "after", round(float(np.mean([r["error_after"] for r in rows])), 3),
-        )  # fmt: skip
+        rising = [row for row in rows if row["error_before"] is not None]
+        means = {
+            "spearman": float(np.mean([row["calibrated"]["spearman"] for row in rows])),
+            "error_before": float(np.mean([row["error_before"] for row in rising])),
+            "error_after": float(np.mean([row["error_after"] for row in rising])),
+        }
+        print(name, json.dumps({**means, "without a rising reading": len(rows) - len(rising)}))
 
 
 if __name__ == "__main__":
