@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,13 +28,22 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapters.emotion import CORE
 from adapters.families import require
+from adapters.slider_file import SliderFileError, read_slider, write_slider
 from adapters.steps import Branches, Layout, StepClock, named_arguments
+
+__all__ = [
+    "LoraBank",
+    "LoraError",
+    "amounts",
+    "block_weights",
+    "denoiser_of",
+    "lora_layers",
+    "write_slider",
+]
 
 Gains = Mapping[str, Callable[[float], float]]
 Branch = Literal["both", "cond"]
@@ -46,7 +53,7 @@ _PREFIX = "affect_"
 
 
 class LoraError(ValueError):
-    """A slider file, a block name or a track that cannot be used; its one line says what can."""
+    """A bank, a block name or a track that cannot be used; its one line says what can."""
 
 
 def denoiser_of(pipe: Any) -> tuple[str, nn.Module]:
@@ -165,7 +172,7 @@ class LoraBank:
         Loading twice does nothing. Adapters that a user has loaded keep their state.
 
         Raises:
-            LoraError: when a file does not fit the denoiser; nothing stays loaded then.
+            SliderFileError: when a file does not fit the denoiser; nothing stays loaded then.
         """
         part, denoiser = denoiser_of(pipe)
         if self.loaded(pipe):
@@ -175,18 +182,18 @@ class LoraBank:
         try:
             for name, path in self.files.items():
                 if _PREFIX + name not in getattr(denoiser, "peft_config", {}):
-                    state = _read_slider(path, part, denoiser)
+                    state = read_slider(path, part, denoiser)
                     with warnings.catch_warnings():
                         # Several adapters in one model are the point.
                         warnings.filterwarnings("ignore", "Already found a `peft_config`")
                         denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
         except Exception as error:
             self.unload(pipe)
-            if isinstance(error, LoraError):
+            if isinstance(error, SliderFileError):
                 raise
             reason = " ".join(str(error).split())[:200]
             msg = f"sliders: {path} does not fit {type(denoiser).__name__}: {reason}"
-            raise LoraError(msg) from error
+            raise SliderFileError(msg) from error
         finally:
             for name, layer in lora_layers(denoiser).items():
                 _activate(layer, before.get(name, []))
@@ -407,93 +414,3 @@ def _same_grads(layer: nn.Module) -> Iterator[None]:
     finally:
         for name, p in layer.named_parameters():
             p.requires_grad_(flags[name])
-
-
-def _read_slider(path: Path, part: str, denoiser: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a slider file, keyed "<part>.<module>.lora_A.weight", checked for fit."""
-    if path.suffix != ".safetensors":
-        msg = f"sliders: {path} is not a .safetensors file; other formats may run code when read"
-        raise LoraError(msg)
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        msg = f"sliders: {path} cannot be read ({error}); fetch or train it again"
-        raise LoraError(msg) from error
-    endings = (".lora_A.weight", ".lora_B.weight")
-    odd = [k for k in state if not (k.startswith(part + ".") and k.endswith(endings))]
-    if odd or not state:
-        msg = (
-            f"sliders: {path} has keys like {odd[0] if odd else 'none'!r}; expected plain LoRA "
-            f"keys '{part}.<module>.lora_A.weight' for {type(denoiser).__name__}"
-        )
-        raise LoraError(msg)
-    modules = dict(denoiser.named_modules())
-    for key in state:
-        name = key.removeprefix(part + ".").rsplit(".lora_", 1)[0]
-        if name not in modules:
-            msg = f"sliders: {path} is for another model, {type(denoiser).__name__} has no {name}"
-            raise LoraError(msg)
-    return state
-
-
-def write_slider(
-    path: Path, part: str, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
-) -> None:
-    """Write one slider, loadable by `LoraBank` and by diffusers' `load_lora_weights`.
-
-    Args:
-        path: `<emotion>.safetensors`; written beside itself first and moved into place.
-        part: "unet" or "transformer".
-        state: {"<module>.lora_A.weight": tensor, ...} with alpha equal to the rank, which is what
-            loaders assume of a file without alphas.
-        metadata: JSON values kept under the key "affect".
-    """
-    tensors = {f"{part}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _save(tensors, path, {"format": "pt", "affect": json.dumps(dict(metadata), sort_keys=True)})
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What `write_slider` kept under "affect"; empty for a file from elsewhere."""
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("affect", "{}")
-    return dict(json.loads(text))
-
-
-def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") -> None:
-    """Copy a slider for other programs: "peft" for diffusers, "kohya" for most user interfaces.
-
-    Raises:
-        LoraError: for "kohya" on a transformer, whose layers those programs name and fuse
-            differently for every model.
-    """
-    state = load_file(path)
-    note = {"format": "pt", "affect": json.dumps(read_metadata(path), sort_keys=True)}
-    if layout == "peft":
-        _save(state, out, note)
-        return
-    if layout != "kohya":
-        msg = f"layout: expected 'peft' or 'kohya', received {layout!r}"
-        raise LoraError(msg)
-    if not all(key.startswith("unet.") for key in state):
-        msg = f"layout: {path} is not a UNet slider, kohya names exist for UNets only; use 'peft'"
-        raise LoraError(msg)
-    renamed = {}
-    for key, tensor in state.items():
-        module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".lora_", 1)
-        flat = "lora_unet_" + module.replace(".", "_")
-        renamed[f"{flat}.lora_{'down' if side == 'A' else 'up'}.weight"] = tensor
-        if side == "A":
-            renamed[f"{flat}.alpha"] = torch.tensor(
-                float(tensor.shape[0])
-            )  # scale alpha / rank = 1
-    _save(renamed, out, note)
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors atomically: a temporary file in the same folder, then a rename."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
-        fresh = Path(folder) / path.name
-        save_file(tensors, fresh, metadata=metadata)
-        fresh.chmod(0o644)
-        fresh.replace(path)

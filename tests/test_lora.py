@@ -19,11 +19,9 @@ from adapters.lora import (
     LoraError,
     amounts,
     block_weights,
-    export,
     lora_layers,
-    read_metadata,
-    write_slider,
 )
+from adapters.slider_file import SliderFileError, export, read_metadata, write_slider
 from tests.tiny import CALL, FAMILIES, generators, tiny
 
 EMOTIONS = ("happiness", "sadness")
@@ -431,15 +429,15 @@ def test_files_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     }
     for message, content in cases.items():
         save_file(content, odd)
-        with pytest.raises(LoraError, match=message):
+        with pytest.raises(SliderFileError, match=message):
             LoraBank({"happiness": good, "sadness": odd}).load_into(pipe)
         assert_same(snapshot(pipe), dict(clean))
     odd.write_bytes(b"not safetensors")
-    with pytest.raises(LoraError, match="cannot be read"):
+    with pytest.raises(SliderFileError, match="cannot be read"):
         LoraBank({"happiness": good, "sadness": odd}).load_into(pipe)
     pickled = tmp_path / "sadness.pt"
     pickled.write_bytes(b"\x80\x04")
-    with pytest.raises(LoraError, match="may run code"):
+    with pytest.raises(SliderFileError, match="may run code"):
         LoraBank({"sadness": pickled}).load_into(pipe)
     assert_same(snapshot(pipe), clean)
 

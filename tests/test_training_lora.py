@@ -9,19 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.emotion import CORE
-from adapters.lora import LoraBank, read_metadata
+from adapters.lora import LoraBank
+from adapters.slider_file import read_metadata
 from tests.test_lora import SAD, assert_same, denoiser_of, paint, snapshot, track
 from tests.tiny import CALL, FAMILIES, generators, tiny, tiny_folder
 from training.lora import (
     Prompts,
-    Replay,
     SliderError,
     main,
     renorm,
-    sample_latents,
     slider_targets,
     train_slider,
 )
+from training.replay import LatentsError, Replay, sample_latents
 
 PROMPTS = Prompts(
     neutral=("a lake", "a street", "a house"),
@@ -196,7 +196,7 @@ def test_own_latents_and_convs(tmp_path: Path) -> None:
     assert any(".conv1.lora_A" in key for key in load_file(path))
     assert read_metadata(path)["latents"] == "latents.safetensors"
     save_file({"latents": torch.randn(3, 4, 7, 7)}, file)
-    with pytest.raises(SliderError, match=r"holds \(3, 4, 7, 7\), the model needs"):
+    with pytest.raises(LatentsError, match=r"holds \(3, 4, 7, 7\), the model needs"):
         train_slider(pipe, "fear", out=tmp_path / "no", prompts=PROMPTS, latents=file,
                      call=call_of("sd15"), **SMALL)  # fmt: skip
 

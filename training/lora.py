@@ -16,8 +16,7 @@ eta is an argument and cannot be lost in a configuration key; no unconditional h
 the three teacher answers are one batch; text is encoded once; every subject of a batch is
 different; the opposite pole is trained; the file loads in diffusers; the optimiser is saved too.
 The teacher is the plain model, so its answers are taken once for a pool of noisy samples and the
-loop runs the student alone. Works on every family of adapters/families.py: the denoiser is called
-exactly as the pipeline calls it, because one call of the pipeline is recorded and replayed.
+loop runs the student alone. Works on every family of adapters/families.py (see replay.py).
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from adapters.content import anchors as own_anchors
 from adapters.content import opposite, slider_prompts
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
-from adapters.lora import lora_layers, read_metadata, write_slider
-from adapters.steps import StepClock, is_flow, named_arguments, patched, take_rows
+from adapters.lora import lora_layers
+from adapters.slider_file import read_metadata, write_slider
+from adapters.steps import is_flow
 from training.loop import Log, cosine, load_checkpoint, save_checkpoint
+from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
 
 _ADAPTER = "slider_in_training"
 RECIPE = 1
@@ -115,137 +114,6 @@ class Prompts:
     def texts(self) -> list[str]:
         """All prompts in the order neutral, positive, negative, anchors."""
         return [*self.neutral, *self.positive, *self.negative, *self.anchors]
-
-
-class _Recorded(Exception):
-    """Raised inside the denoiser once its arguments are known."""
-
-
-class Replay:
-    """The denoiser, callable for any rows of a recorded batch of prompts, without guidance."""
-
-    def __init__(self, pipe: Any, texts: Sequence[str], call: Mapping[str, Any]) -> None:
-        row = require(pipe, "lora")
-        self.denoiser: nn.Module = getattr(pipe, row.denoiser)
-        # Scale 0 switches the unconditional branch off in every family (1 does not in Z-Image).
-        single = {row.scale_argument: 0.0} if row.scale_argument else {}
-        options = {"output_type": "latent", **call, **single}
-        times: list[tuple[float, float]] = []
-
-        def note_time(named: dict[str, Any]) -> None:
-            index = min(len(times), len(pipe.scheduler.timesteps) - 1)
-            times.append((float(pipe.scheduler.timesteps[index]), _first(named[_time(named)])))
-
-        with self._listening(note_time):
-            pipe(prompt=[texts[0]], **{**options, "num_inference_steps": 4})
-        (t0, m0), (t1, m1) = times[0], times[-1]
-        # How the pipeline writes the scheduler's time for its model: t, t / 1000 or 1 - t / 1000.
-        # Rounded, because the times above are single precision and the embedding multiplies errors.
-        self.slope = round((m1 - m0) / (t1 - t0), 5)
-        self.shift = round(m0 - self.slope * t0, 3)
-
-        def stop(named: dict[str, Any]) -> None:
-            self.named = named
-            raise _Recorded
-
-        with self._listening(stop):
-            try:
-                pipe(prompt=list(texts), **{**options, "num_inference_steps": 1})
-            except _Recorded:
-                pipe.maybe_free_model_hooks()
-        self.size = len(texts)
-        self.sample_name, sample = next(iter(self.named.items()))
-        self.listed = isinstance(sample, list)
-        self.shape = tuple(sample[0].shape)
-
-    @contextmanager
-    def _listening(self, hear: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                hear(named_arguments(self.denoiser, args, kwargs))
-                return original(*args, **kwargs)
-
-            return forward
-
-        with patched(self.denoiser, "forward", wrap):
-            yield
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Answers (b, ...) for noisy samples x (b, ...) at times t (b,) and prompts index (b,)."""
-        named = take_rows(self.named, self.size, index)
-        time_name = _time(named)
-        time = named[time_name]
-        named[time_name] = (self.slope * t.double() + self.shift).to(time.device, time.dtype)
-        like = self.named[self.sample_name][0]
-        shaped = x.reshape(-1, *self.shape).to(like)
-        named[self.sample_name] = list(shaped.unbind()) if self.listed else shaped
-        named["return_dict"] = False
-        output = self.denoiser(**named)[0]
-        output = torch.stack(output) if isinstance(output, list) else output
-        return output.reshape(x.shape).float()
-
-
-def _time(named: Mapping[str, Any]) -> str:
-    return "timestep" if "timestep" in named else "t"
-
-
-def _first(value: Any) -> float:
-    return float(torch.as_tensor(value).flatten()[0])
-
-
-Painted = dict[tuple[str, int], torch.Tensor]
-"""Clean latents by (prompt, seed): sliders of one process share neutral subjects and poles."""
-
-
-def sample_latents(
-    pipe: Any,
-    texts: Sequence[str],
-    seeds: Sequence[int],
-    call: Mapping[str, Any],
-    *,
-    steps: int,
-    batch: int,
-    painted: Painted,
-) -> torch.Tensor:
-    """Clean latents (n, ...) of `texts` as the sampling loop carries them, with usual guidance.
-
-    painted: what is known already; what is new is added.
-    """
-    last: list[torch.Tensor] = []
-
-    def on_step(step: Any, *args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        last[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
-        return result
-
-    keys = list(zip(texts, seeds, strict=True))
-    todo = [key for key in dict.fromkeys(keys) if key not in painted]
-    with StepClock(pipe).running(on_step), torch.no_grad():
-        for start in range(0, len(todo), batch):
-            some = todo[start : start + batch]
-            generators = [torch.Generator().manual_seed(seed) for _, seed in some]
-            options = {**call, "num_inference_steps": steps, "output_type": "latent"}
-            pipe(prompt=[text for text, _ in some], generator=generators, **options)
-            painted.update(zip(some, last[0].float().cpu(), strict=True))
-    return torch.stack([painted[key] for key in keys])
-
-
-def read_latents(path: Path, shape: Sequence[int]) -> torch.Tensor:
-    """Clean latents (n, *shape) from a safetensors file with one tensor, leading axes joined.
-
-    Raises:
-        SliderError: when the file cannot be read or its trailing axes are not `shape`.
-    """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        msg = f"latents: {path} cannot be read as safetensors ({error})"
-        raise SliderError(msg) from error
-    tensor = tensors.get("latents", next(iter(tensors.values())))
-    if tuple(tensor.shape[-len(shape) :]) != tuple(shape) or tensor.ndim <= len(shape):
-        msg = f"latents: {path} holds {tuple(tensor.shape)}, the model needs (n, {tuple(shape)})"
-        raise SliderError(msg)
-    return tensor.reshape(-1, *shape).float()
 
 
 def slider_targets(denoiser: nn.Module, convs: bool) -> list[str]:
@@ -432,7 +300,8 @@ def train_slider(
         knobs: fields of `Settings`: steps, rank, eta, seed, lr, batch, pool, ...
 
     Raises:
-        SliderError: for an unknown emotion, impossible settings or unreadable latents.
+        SliderError: for an unknown emotion or impossible settings.
+        LatentsError: for latents that cannot be read or do not fit.
         FamilyError: for a pipeline that takes no LoRA.
     """
     if emotion not in CORE:
@@ -650,7 +519,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 vocabulary=vocabulary, latents=given.latents, call={**row.call, **call},
                 restart=given.restart, painted=painted, **knobs,
             )  # fmt: skip
-        except SliderError as error:
+        except (SliderError, LatentsError) as error:
             parser.error(str(error))
         print(path, flush=True)
 

@@ -1,0 +1,117 @@
+"""One slider on disk: plain LoRA matrices in safetensors, as diffusers' `load_lora_weights` reads.
+
+Keys are "<part>.<module>.lora_A.weight" with alpha equal to the rank, which is what loaders assume
+of a file without alphas; what the slider is lies as JSON in the metadata. Knows nothing of weights
+per sample or of training.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+class SliderFileError(ValueError):
+    """A slider file that cannot be used; its one line says what can."""
+
+
+def read_slider(path: Path, part: str, denoiser: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a slider file, keyed "<part>.<module>.lora_A.weight".
+
+    Raises:
+        SliderFileError: when it is no safetensors file, no plain LoRA, or for another model.
+    """
+    if path.suffix != ".safetensors":
+        msg = f"sliders: {path} is not a .safetensors file; other formats may run code when read"
+        raise SliderFileError(msg)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"sliders: {path} cannot be read ({error}); fetch or train it again"
+        raise SliderFileError(msg) from error
+    endings = (".lora_A.weight", ".lora_B.weight")
+    odd = [k for k in state if not (k.startswith(part + ".") and k.endswith(endings))]
+    if odd or not state:
+        msg = (
+            f"sliders: {path} has keys like {odd[0] if odd else 'none'!r}; expected plain LoRA "
+            f"keys '{part}.<module>.lora_A.weight' for {type(denoiser).__name__}"
+        )
+        raise SliderFileError(msg)
+    modules = dict(denoiser.named_modules())
+    for key in state:
+        name = key.removeprefix(part + ".").rsplit(".lora_", 1)[0]
+        if name not in modules:
+            msg = f"sliders: {path} is for another model, {type(denoiser).__name__} has no {name}"
+            raise SliderFileError(msg)
+    return state
+
+
+def write_slider(
+    path: Path, part: str, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write one slider, loadable by `LoraBank` and by diffusers' `load_lora_weights`.
+
+    Args:
+        path: `<emotion>.safetensors`; written beside itself first and moved into place.
+        part: "unet" or "transformer".
+        state: {"<module>.lora_A.weight": tensor, ...} with alpha equal to the rank, which is what
+            loaders assume of a file without alphas.
+        metadata: JSON values kept under the key "affect".
+    """
+    tensors = {f"{part}.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(tensors, path, {"format": "pt", "affect": json.dumps(dict(metadata), sort_keys=True)})
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `write_slider` kept under "affect"; empty for a file from elsewhere."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("affect", "{}")
+    return dict(json.loads(text))
+
+
+def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") -> None:
+    """Copy a slider for other programs: "peft" for diffusers, "kohya" for most user interfaces.
+
+    Raises:
+        SliderFileError: for "kohya" on a transformer, whose layers those programs name and fuse
+            differently for every model.
+    """
+    state = load_file(path)
+    note = {"format": "pt", "affect": json.dumps(read_metadata(path), sort_keys=True)}
+    if layout == "peft":
+        _save(state, out, note)
+        return
+    if layout != "kohya":
+        msg = f"layout: expected 'peft' or 'kohya', received {layout!r}"
+        raise SliderFileError(msg)
+    if not all(key.startswith("unet.") for key in state):
+        msg = f"layout: {path} is not a UNet slider, kohya names exist for UNets only; use 'peft'"
+        raise SliderFileError(msg)
+    renamed = {}
+    for key, tensor in state.items():
+        module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".lora_", 1)
+        flat = "lora_unet_" + module.replace(".", "_")
+        renamed[f"{flat}.lora_{'down' if side == 'A' else 'up'}.weight"] = tensor
+        if side == "A":
+            renamed[f"{flat}.alpha"] = torch.tensor(
+                float(tensor.shape[0])
+            )  # scale alpha / rank = 1
+    _save(renamed, out, note)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors atomically: a temporary file in the same folder, then a rename."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
+        fresh = Path(folder) / path.name
+        save_file(tensors, fresh, metadata=metadata)
+        fresh.chmod(0o644)
+        fresh.replace(path)
