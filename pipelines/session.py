@@ -98,12 +98,18 @@ class Session:
                 try:
                     for event in self._batch(painter, batch, init):
                         if isinstance(event, Take):
-                            left.pop(0)
+                            left.remove(self._asked(event, left))
                         yield event
                 except Exception as error:
                     for job in left:
                         record_failure(job.request, error, self.out)
                     raise
+
+    def _asked(self, take: Take, left: list[Job]) -> Job:
+        """The job that a take answers: the best of several seeds need not come in order."""
+        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
+        key = take.request.changed(**same).key
+        return next(job for job in left if job.request.changed(**same).key == key)
 
     def _batch(
         self, painter: Painter, batch: list[Job], init: Image.Image | None

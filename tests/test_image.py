@@ -374,6 +374,26 @@ def test_each_cell_of_a_grid_has_its_own_search(painter, tmp_path):
     assert all(take.request.seed in (3, 4, 5) for take in made)
 
 
+def test_a_failed_search_is_written_down_for_the_right_request(painter, tmp_path):
+    """Both searches for fear come before the one for awe, which was asked for in between."""
+    asked = [request("fear .9", 3), request("awe .9", 3), request("fear .9", 4)]
+    events = pipelines.generate(
+        asked, painter=painter, out_dir=tmp_path, best_of=2, critic=critic(), reader=None
+    )
+    hook, made = None, 0
+    try:
+        with pytest.raises(MemoryError):
+            for event in events:
+                made += isinstance(event, Take)
+                if made == 2 and hook is None:
+                    hook = painter.pipe.unet.register_forward_pre_hook(hungry(0), with_kwargs=True)
+    finally:
+        hook.remove()
+    lines = [json.loads(line) for line in (tmp_path / "takes.jsonl").read_text().splitlines()]
+    failed = [line["request"]["emotion"] for line in lines if line["status"] == "failed"]
+    assert failed == ["awe 0.9"]
+
+
 def test_different_params_are_separate_batches(painter, tmp_path):
     asked = [request(width=48), request(), request(width=48, seed=9)]
     made = takes(painter, asked, tmp_path)
