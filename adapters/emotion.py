@@ -242,7 +242,7 @@ class EmotionTimeline:
             msg = "keys: expected at least one (seconds, Emotion), received none"
             raise EmotionError(msg)
         times = _rounded("times", tuple(t for t, _ in self.keys), len(self.keys))
-        if len(times) == 1:
+        if len(times) == 1 and times[0] > 0.0:
             times = (0.0,)
         if min(times) < 0.0 or any(b <= a for a, b in pairwise(times)):
             given = ", ".join(f"{_number(t)}s" for t in times)

@@ -40,6 +40,8 @@ LONGEST = 20_000  # characters; text of this length is a mistake or an attack, n
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 _TERM = re.compile(rf"(?P<name>[^\d=:]*?)\s*[=:]?\s*(?P<number>{_NUMBER})\s*(?P<percent>%)?", re.I)
+# What programs print for a number that is none; after an emotion's name it is no free text.
+_NO_NUMBER = re.compile(r"(?P<name>.*\S)\s+(?P<number>[-+]?(?:nan|inf|infinity))", re.I)
 _TIME = re.compile(rf"(?P<t>{_NUMBER})\s*(?P<unit>ms|s|sec|m|min)\b\s*(?P<rest>.*)", re.I | re.S)
 _AXES = {"v": "v", "a": "a", "d": "d", "valence": "v", "arousal": "a", "dominance": "d"}
 _AXIS = re.compile(
@@ -156,6 +158,12 @@ def _term(term: str, among: int, *, over: bool, reader: str | None) -> NDArray[n
         if found:
             check_intensity(_value(found["number"], found["percent"]), name, over=over)
         return np.zeros(len(CORE) + 3)
+    if (no := _NO_NUMBER.fullmatch(name)) and look_up(no["name"]) is not None:
+        msg = (
+            f"emotion: intensity of {no['name']} allowed 0 to 1, received {no['number']}; "
+            "give a number in that range"
+        )
+        raise EmotionError(msg)
     if not found and " " in name and look_up(name) is None:
         read = read_text(name, reader=reader, quiet=True)
         if read.intensity > 0.0:
