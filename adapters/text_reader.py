@@ -73,8 +73,10 @@ def _load(reader: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(reader)
-        model = AutoModelForSequenceClassification.from_pretrained(reader, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(reader, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            reader, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         msg = (
