@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from adapters.assets import ASSETS
 from adapters.emotion import CORE, VAD
 from adapters.features import COUNT, picture_features
+from adapters.memory import out_of_memory
 from adapters.reading import LABELS, Reading
 
 
@@ -155,16 +156,40 @@ class _Reader(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, images: Sequence[Image.Image] | Tensor) -> list[Reading]:
-        """Read pictures of any size, 32 at a time: PIL, or float (n, 3, h, w) in 0..1."""
+        """Read pictures of any size, at most 32 at a time: PIL, or float (n, 3, h, w) in 0..1.
+
+        Where memory runs out, fewer at a time, then on the CPU; raises MemoryError, one line, when
+        not even one picture fits.
+        """
         training = self.training
         self.eval()
         place = self.temperature.device
         out: dict[int, Reading] = {}
         try:
             for at, batch in self._tensors(images):
-                for i in range(0, len(at), 32):
-                    heads = self.heads_of(batch[i : i + 32].to(place, torch.float32))
-                    out.update(zip(at[i : i + 32], self._readings(heads), strict=True))
+                i, most = 0, 32
+                while i < len(at):
+                    piece = batch[i : i + most]
+                    try:
+                        readings = self._readings(self.heads_of(piece.to(place, torch.float32)))
+                    except Exception as error:
+                        if not out_of_memory(error):
+                            raise
+                        if len(piece) > 1:
+                            most = (len(piece) + 1) // 2
+                            continue
+                        if place.type == "cpu":
+                            height, width = piece.shape[2:]
+                            msg = (
+                                f"memory: {self.name} cannot read one {width}x{height} picture; "
+                                "make it smaller or close other programs"
+                            )
+                            raise MemoryError(msg) from error
+                        self.to("cpu")
+                        place = self.temperature.device
+                        continue
+                    out.update(zip(at[i : i + len(piece)], readings, strict=True))
+                    i += len(piece)
         finally:
             self.train(training)
         return [out[i] for i in range(len(out))]
@@ -340,9 +365,13 @@ CLASSES: dict[str, type[_Reader]] = {"ImageCritic": ImageCritic, "ImageReader": 
 def load_critic(name: str | Path = "critic-image") -> ImageCritic | ImageReader:
     """Load a critic by the name of its folder in assets/models, or by any folder path.
 
+    A bare name that ships with the project is that one, whatever lies in the working folder.
+
     Raises ValueError when the folder is missing or holds another class.
     """
-    folder = Path(name) if Path(name).is_dir() else ASSETS / "models" / str(name)
+    shipped = ASSETS / "models" / Path(name).name
+    bare = Path(name).name == str(name)
+    folder = shipped if bare and (shipped / "config.json").is_file() else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         known = sorted(p.parent.name for p in (ASSETS / "models").glob("*/config.json"))
         msg = f"critic: {name} not found; use a folder, or one of {', '.join(known) or 'none yet'}"

@@ -197,10 +197,11 @@ def generate(
     out = Path(out_dir)
     prepare_out(out)
     from pipelines.session import Session
-    from pipelines.weights import check_embedded
+    from pipelines.weights import check_embedded, check_here
 
-    for job in jobs:
-        if painter is None and job.row.embedded:
-            check_embedded(job.row)
+    for row in {job.row.weights: job.row for job in jobs}.values() if painter is None else ():
+        if row.embedded:
+            check_embedded(row)
+        check_here(row, offline=offline)
     options = {"device": device, "dtype": dtype, "offline": offline}
     return Session(out, best_of, painter, critic, reader, batch_size, ext, options).takes(jobs)

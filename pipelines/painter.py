@@ -75,7 +75,8 @@ class Painter(Belongings):
         super().__init__(pipe, name, folder=folder, call=call, cache=cache)
         self.defaults = dict(defaults or {})
         self.family = family(pipe)
-        self.offloaded = False
+        # Weights too large for the accelerator come offloaded already (pipelines.weights).
+        self.offloaded = bool(getattr(pipe, "_all_hooks", None))
         self.busy = False
 
     @classmethod
@@ -319,13 +320,3 @@ class Painter(Belongings):
         self.pipe.enable_model_cpu_offload()
         self.offloaded = True
         return True
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on an accelerator or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )

@@ -186,7 +186,8 @@ class Session:
 
         Yields a Step after every denoising step and the list of what was made after every chunk.
         """
-        from pipelines.painter import Sitting, out_of_memory
+        from adapters.memory import out_of_memory
+        from pipelines.painter import Sitting
 
         most = self.batch_size or BATCH.get(painter.pipe.device.type, 4)
         todo = [jobs[i : i + most] for i in range(0, len(jobs), most)]

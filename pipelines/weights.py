@@ -11,11 +11,15 @@ Loading is diffusers' own `AutoPipelineForText2Image.from_pretrained(..., use_sa
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from adapters.memory import out_of_memory
 from pipelines import Backbone, BackboneError
+
+log = logging.getLogger("affect")
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib"})
 #: Zip (torch.save) and pickle protocols 2 to 5.
@@ -83,6 +87,17 @@ def check_embedded(row: Backbone) -> None:
         raise BackboneError(msg)
 
 
+def check_here(row: Backbone, *, offline: bool | None = None) -> None:
+    """Raise one line when weights of the hub are neither in the cache nor to be had.
+
+    Imports no torch: it needs no seconds to say that there is nothing here.
+    """
+    if row.folder is not None or cached(row.weights, row.revision) is not None:
+        return
+    if is_offline(offline) or not hub_answers(row):
+        raise BackboneError(_not_here(row, asked=is_offline(offline)))
+
+
 def _danger(path: Path) -> str:
     """Say why a file is refused, "" when it is fine."""
     if path.suffix.lower() in PICKLES:
@@ -104,12 +119,48 @@ def _danger(path: Path) -> str:
 
 def is_offline(offline: bool | None = None) -> bool:
     """Whether to look only at this machine: asked for, or HF_HUB_OFFLINE is set."""
-    return bool(offline) or os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in (
-        "1",
-        "true",
-        "yes",
-        "on",
-    )
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return bool(offline) or said.strip().lower() in ("1", "true", "yes", "on")
+
+
+def cached(repository: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub repository in the Hugging Face cache, None when it is not there.
+
+    Without a revision the one that `refs/main` names, as the libraries take it. Judged by the
+    cache's layout: an index file and some safetensors.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    try:
+        ref = folder / "refs" / (revision or "main")
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    except (OSError, ValueError):
+        return None
+    snapshot = folder / "snapshots" / commit if commit else None
+    if snapshot is None or not (snapshot / "model_index.json").is_file():
+        return None
+    return snapshot if any(snapshot.rglob("*.safetensors")) else None
+
+
+def hub_answers(row: Backbone) -> bool:
+    """Whether the hub can be reached at all: one short question, no retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        HfApi().model_info(row.weights, revision=row.revision, timeout=10)
+    except OfflineModeIsEnabled:
+        return False
+    except HfHubHTTPError as error:
+        # 5xx is a gateway that cannot reach the hub; anything else is the hub's own answer.
+        return getattr(error.response, "status_code", 404) < 500
+    except Exception as error:
+        # The HTTP library below the hub's client is its own business; its errors say which it is.
+        if isinstance(error, OSError) or type(error).__module__.startswith(("http", "requests")):
+            return False
+        raise
+    return True
 
 
 def best_device() -> str:
@@ -126,10 +177,14 @@ def load_pipeline(
 ) -> Any:
     """Load a row; see `pipelines.load`."""
     folder = row.folder
+    local = is_offline(offline)
     if row.embedded:
         check_embedded(row)
     if folder is not None:
         check_folder(folder)
+    else:
+        check_here(row, offline=offline)
+        local = local or not hub_answers(row)  # without a network, what is cached will do
     import torch
     from diffusers import AutoPipelineForText2Image
 
@@ -149,7 +204,6 @@ def load_pipeline(
             msg = f"dtype: allowed float32, float16 or bfloat16, received {dtype!r}"
             raise BackboneError(msg)
         dtype = getattr(torch, dtype)
-    local = is_offline(offline)
     source: dict[str, Any] = {"pretrained_model_or_path": str(folder or row.weights)}
     if folder is None:
         source |= {"revision": row.revision, "local_files_only": local}
@@ -157,12 +211,62 @@ def load_pipeline(
         pipe = AutoPipelineForText2Image.from_pretrained(
             **source, dtype=dtype, use_safetensors=True
         )
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if out_of_memory(error):
+            raise MemoryError(_too_large(row, "this machine")) from error
+        if isinstance(error, OSError | ValueError | RuntimeError):
+            raise BackboneError(_why_not(row, folder, local, error)) from error
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BackboneError(_why_not(row, folder, local, error)) from error
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(place)
+    return settle(pipe, place, row)
+
+
+def settle(pipe: Any, place: Any, row: Backbone) -> Any:
+    """Move a pipeline to a torch device; one too large for an accelerator keeps its parts outside.
+
+    Then only the part that works is on the device (diffusers' model offload).
+
+    Raises:
+        MemoryError: one line, when it does not fit in either way.
+    """
+    try:
+        return pipe.to(place)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        failed = error.with_traceback(None)  # its frames hold the parts that were moved
+    if place.type not in ("cuda", "xpu"):
+        raise MemoryError(_too_large(row, f"the memory of {place}")) from failed
+    try:
+        pipe.enable_model_cpu_offload(device=place)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise MemoryError(_too_large(row, f"the memory of {place}")) from error
+    log.warning(
+        "%s does not fit on %s as a whole, so its parts take turns there: slower", row.name, place
+    )
+    return pipe
+
+
+def _too_large(row: Backbone, where: str) -> str:
+    """One line for weights that do not fit."""
+    need = f" (about {row.memory_gb:g} GB in half precision)" if row.memory_gb else ""
+    return (
+        f"memory: {row.name}{need} does not fit in {where}; close other programs, "
+        "try --dtype bfloat16, another --device or a smaller --backbone such as image-tiny"
+    )
+
+
+def _not_here(row: Backbone, *, asked: bool) -> str:
+    """One line for weights that are not in the cache and cannot be got now."""
+    where = f"weights of {row.weights}" + (f" at {row.revision}" if row.revision else "")
+    off = "downloads are off (--offline or HF_HUB_OFFLINE)"
+    why = off if asked else "the hub cannot be reached"
+    return (
+        f"backbone: the {where} are not here and {why}; run `affect models pull {row.name}` "
+        "on a machine with a network, or give a folder that holds them"
+    )
 
 
 def _why_not(row: Backbone, folder: Path | None, local: bool, error: Exception) -> str:
@@ -177,12 +281,12 @@ def _why_not(row: Backbone, folder: Path | None, local: bool, error: Exception) 
             f"backbone: {asked} is behind a licence; accept it on its hub page, "
             f"run `hf auth login`, then {command}"
         )
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
     if local:
         return (
-            f"backbone: the weights of {asked} are not on this machine and downloads are off "
-            f"(HF_HUB_OFFLINE); pull them with {command} where there is a network"
+            f"backbone: the weights of {asked} are here in part only ({reason}); "
+            f"pull them again with {command}"
         )
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
     return f"backbone: cannot load {asked}: {reason}; try {command}"
 
 
@@ -195,6 +299,12 @@ def pull(row: Backbone) -> Path:
         msg = (
             f"backbone: cannot pull {row.weights} while HF_HUB_OFFLINE is set; "
             "unset it where there is a network"
+        )
+        raise BackboneError(msg)
+    if not hub_answers(row):
+        msg = (
+            f"backbone: cannot pull {row.weights}, the hub cannot be reached; "
+            "check the network, or give a folder that holds the weights as --backbone"
         )
         raise BackboneError(msg)
     from diffusers import DiffusionPipeline

@@ -123,6 +123,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ValueError | OSError):
             note(_line_of(error))
             return BAD_INPUT
+        if isinstance(error, MemoryError):
+            note(str(error) or "memory: there is not enough; close other programs")
+            return SOME_FAILED
         raise
     return code if isinstance(code, int) else 0
 

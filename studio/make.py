@@ -12,7 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from studio.options import with_params
-from studio.run import Options, build_requests, fresh_seed, params_of, read_emotion, run
+from studio.run import (
+    Options,
+    build_requests,
+    fresh_seed,
+    params_of,
+    quiet_libraries,
+    read_emotion,
+    run,
+)
 
 # The options that several verbs share, each described once.
 EmotionText = Annotated[
@@ -96,6 +104,7 @@ def image(
     params: dict[str, Any],
 ) -> int:
     """Make pictures of PROMPT with an emotion."""
+    quiet_libraries(offline=offline)
     requests = build_requests(
         prompt,
         [read_emotion(emotion, over=bool(params.get("over")), reader=reader)],

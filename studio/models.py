@@ -6,13 +6,12 @@ ask the network, and they take safetensors only.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studio.console import note, one_line, result, result_json, table_console
+from studio.run import quiet_libraries
 
 if TYPE_CHECKING:
     from pipelines import Backbone
@@ -73,30 +72,9 @@ def is_here(row: Backbone) -> bool:
     """Whether a row's weights are on this machine, judged by its index file; asks no network."""
     if row.folder is not None:
         return (row.folder / "model_index.json").is_file()
+    from pipelines.weights import cached
+
     return cached(row.weights, row.revision) is not None
-
-
-def cached(repository: str, revision: str | None = None) -> Path | None:
-    """The newest complete-looking snapshot of a hub repository in the cache, by its layout.
-
-    Follows the cache layout that huggingface_hub documents; importing it for this costs more than
-    the whole of `affect models list`.
-    """
-    home = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    base = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    snapshots = (
-        (Path(home) if home else base / "hub")
-        / f"models--{repository.replace('/', '--')}"
-        / "snapshots"
-    )
-    if not snapshots.is_dir():
-        return None
-    for snapshot in sorted(snapshots.iterdir(), reverse=True):
-        if revision and snapshot.name != revision:
-            continue
-        if (snapshot / "model_index.json").is_file() and any(snapshot.rglob("*.safetensors")):
-            return snapshot
-    return None
 
 
 def verify(as_json: Json = False) -> int:
@@ -121,6 +99,7 @@ def pull(
     from pipelines import pull as pull_weights
     from pipelines import resolve
 
+    quiet_libraries(offline=False)
     row = resolve(name)
     note(f"pulling {row.weights} (licence {row.licence})")
     result(str(pull_weights(name)))

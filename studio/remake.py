@@ -14,7 +14,7 @@ import typer
 from studio import make
 from studio.console import note
 from studio.options import with_params
-from studio.run import Options, build_requests, params_of, read_emotion, run
+from studio.run import Options, build_requests, params_of, quiet_libraries, read_emotion, run
 
 
 def app() -> typer.Typer:
@@ -47,6 +47,7 @@ def remake(
     """Make FILE again, with whatever is overridden."""
     from pipelines.take import Take
 
+    quiet_libraries(offline=offline)
     old = Take.read(file).request
     if old.modality != "image":
         msg = f"remake: {file} is of modality {old.modality!r}; this version remakes image"

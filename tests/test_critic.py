@@ -71,6 +71,36 @@ def test_order_is_kept_when_sizes_differ(critic: ImageCritic):
         assert np.allclose(alone.probabilities, got.probabilities, atol=1e-5)
 
 
+def test_full_memory_reads_fewer_at_a_time(critic: ImageCritic):
+    pictures = _pictures(5)
+    whole = critic.read(pictures)
+
+    def hungry(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    hook = critic.trunk.register_forward_pre_hook(hungry)
+    most = 2
+    for one, other in zip(critic.read(pictures), whole, strict=True):
+        assert np.allclose(one.probabilities, other.probabilities, atol=1e-5)
+    most = 0
+    with pytest.raises(MemoryError, match="cannot read one 40x32 picture") as caught:
+        critic.read(pictures)
+    assert "\n" not in str(caught.value)
+    hook.remove()
+
+
+def test_a_known_name_is_the_shipped_critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if not SHIPPED:
+        pytest.skip("no shipped critics in this checkout")
+    ImageCritic(size=32, widths=(8, 8), embed=8, label="stranger").save_pretrained(
+        tmp_path / SHIPPED[0]
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_critic(SHIPPED[0]).name == SHIPPED[0]
+    assert load_critic(tmp_path / SHIPPED[0]).name == "stranger"
+
+
 def test_pil_and_tensor_agree(critic: ImageCritic):
     pictures = _pictures(2)
     x = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 255

@@ -380,13 +380,13 @@ def test_a_failed_search_is_written_down_for_the_right_request(painter, tmp_path
     events = pipelines.generate(
         asked, painter=painter, out_dir=tmp_path, best_of=2, critic=critic(), reader=None
     )
-    hook, made = None, 0
+    for _ in range(2):
+        while not isinstance(next(events), Take):
+            pass
+    hook = painter.pipe.unet.register_forward_pre_hook(hungry(0), with_kwargs=True)
     try:
         with pytest.raises(MemoryError):
-            for event in events:
-                made += isinstance(event, Take)
-                if made == 2 and hook is None:
-                    hook = painter.pipe.unet.register_forward_pre_hook(hungry(0), with_kwargs=True)
+            list(events)
     finally:
         hook.remove()
     lines = [json.loads(line) for line in (tmp_path / "takes.jsonl").read_text().splitlines()]
