@@ -3,7 +3,7 @@
 A dose-response sweep (levels x seeds, read by a critic) is fitted with an isotonic curve, scaled
 so that f(0) = 0 and f(1) = 1, and inverted: the gain g = f^-1 turns what a person asks into what
 the directions and sliders must be given. Each curve carries a certificate: how far the reading
-moves from level 0 to level 1, in standard deviations of a single reading. Under three of them the
+moves from level 0 to level 1, in standard deviations of a reading at one seed. Under three the
 emotion is declared not controllable here and its scale is left alone, for stretching it would
 only amplify noise.
 
@@ -127,8 +127,12 @@ class Response:
 
     @property
     def range_sd(self) -> float:
-        """The certificate: `range` in standard deviations of one reading."""
-        return self.range / max(self.noise, 1e-12)
+        """The certificate: `range` in standard deviations of a reading of one picture.
+
+        Of `paired`: what seed and scene add is not noise to a person who turns the dial on one
+        picture, and the sweep holds both fixed from level to level.
+        """
+        return self.range / max(self.paired, 1e-12)
 
     @property
     def controllable(self) -> bool:
@@ -178,7 +182,7 @@ class Response:
         verdict = "controllable" if self.controllable else "not controllable, scale left as it is"
         return (
             f"read {self.fitted[0]:.2f} -> {self.fitted[-1]:.2f}, "
-            f"{self.range_sd:.1f} sd of one reading: {verdict}"
+            f"{self.range_sd:.1f} sd at one seed: {verdict}"
         )
 
 

@@ -200,7 +200,7 @@ def test_seeds_vary_the_elements(emotion: str, vocabulary: Vocabulary) -> None:
     assert not frozenset.intersection(*seen), "one element is in every picture"
 
 
-GOLDEN_TINY = "a mountain lake, bare trees, muted grey tones, very sad"
+GOLDEN_TINY = "a mountain lake, evening mist, muted brown tones, very sad"
 GOLDEN_RICH = (
     "a mountain lake, rain rings on the water, dim overcast light, drained greys and browns, "
     "mournful mood"
