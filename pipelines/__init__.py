@@ -174,10 +174,11 @@ def resolve(backbone: str) -> Backbone:
         return Backbone(str(path), "image", str(path), "", "see its model card", 0)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and " " not in text:
         return Backbone(text, "image", text, "", "see its model card", 0)
-    near = difflib.get_close_matches(text, BACKBONES, n=2) or list(BACKBONES)
+    near = difflib.get_close_matches(text, BACKBONES, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(BACKBONES)}"
     msg = (
         f"backbone: {text!r} is not a name, a folder here or a hub id owner/name; "
-        f"did you mean {' or '.join(near)}? (`affect models list` shows all)"
+        f"{hint} (`affect models list` shows all)"
     )
     raise BackboneError(msg)
 

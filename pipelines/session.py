@@ -144,7 +144,7 @@ class Session:
                 if role == "critic" and needed:
                     raise
                 setattr(self, role, None)
-                self.pending.append(f"{name} is not here, so it reads no take ({error})")
+                self.pending.append(f"{error}; until then it reads no take")
 
     def _news(self, painter: Painter, batch: list[Job]) -> tuple[str, ...]:
         """Warnings that were not told yet."""

@@ -264,8 +264,8 @@ def _not_here(row: Backbone, *, asked: bool) -> str:
     off = "downloads are off (--offline or HF_HUB_OFFLINE)"
     why = off if asked else "the hub cannot be reached"
     return (
-        f"backbone: the {where} are not here and {why}; run `affect models pull {row.name}` "
-        "on a machine with a network, or give a folder that holds them"
+        f"backbone: the {where} are not here and {why}; run `affect models pull {row.name}` or "
+        f"`hf download {row.weights}` on a machine with a network, or give a folder of them"
     )
 
 
