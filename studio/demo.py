@@ -21,7 +21,7 @@ from studio.run import Options, build_requests, read_emotion, run
 
 if TYPE_CHECKING:
     from pipelines.take import Take
-    from studio.page import Section
+    from studio.page import Card, Section
 
 SEED = 7
 # Scenes the embedded painter knows, each with emotions that pull it apart.
@@ -67,10 +67,12 @@ def demo(
     """Make a few pictures offline and an HTML page that shows them; print the page's path."""
     options = Options(out, device=device, offline=True)
     params: dict[str, Any] = {} if steps is None else {"steps": steps}
-    sections = _scenes(options, backbone, seed, params)
-    sections.append(_grid(options, backbone, seed, params))
-    sections += _photos(options, backbone, seed, params)
-    return _finish(sections, out, "Affect Studio: the same words, another mood")
+    sections, missing = [], 0
+    for part in (_scenes, _grid, _photos):
+        made, failed = part(options, backbone, seed, params)
+        sections += made
+        missing += failed
+    return _finish(sections, out, "Affect Studio: the same words, another mood", missing)
 
 
 def page(
@@ -101,13 +103,14 @@ def page(
     return _finish(sections_of(takes), folder, "Affect Studio: takes")
 
 
-def _finish(sections: list[Section], out: Path, title: str) -> int:
+def _finish(sections: list[Section], out: Path, title: str, missing: int = 0) -> int:
+    """Write the page and print its path; 1 when pictures are missing from it."""
     from studio.page import write_page
 
     path = write_page(sections, out / PAGE, title=title, lead=LEAD)
     note("open it in a browser:")
     result(str(path.resolve()))
-    return 0
+    return 1 if missing else 0
 
 
 LEAD = (
@@ -116,7 +119,10 @@ LEAD = (
 )
 
 
-def _scenes(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> list[Section]:
+# Each part of the demo returns its sections and how many of its pictures could not be made.
+def _scenes(
+    options: Options, backbone: str, seed: int, params: dict[str, Any]
+) -> tuple[list[Section], int]:
     from studio.page import sections_of
 
     requests = [
@@ -132,10 +138,13 @@ def _scenes(options: Options, backbone: str, seed: int, params: dict[str, Any]) 
             init=None,
         )
     ]
-    return sections_of(run(requests, options, what="demo: pictures", announce=False))
+    takes = run(requests, options, what="demo: pictures", announce=False)
+    return sections_of(takes), len(requests) - len(takes)
 
 
-def _grid(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> Section:
+def _grid(
+    options: Options, backbone: str, seed: int, params: dict[str, Any]
+) -> tuple[list[Section], int]:
     from studio.page import Figure, Section
 
     prompt, names, levels = GRID
@@ -143,6 +152,8 @@ def _grid(options: Options, backbone: str, seed: int, params: dict[str, Any]) ->
         prompt, names, levels, neutral=True, seed=seed, backbone=backbone, params=params
     )
     takes = run(requests, options, what="demo: a grid in one batch", announce=False)
+    if not takes:
+        return [], len(requests)  # a sheet of nothing shows nothing
     path = write_sheet(prompt, names, levels, requests, takes, options.out)
     listed = ", ".join(names)
     figure = Figure(
@@ -151,21 +162,25 @@ def _grid(options: Options, backbone: str, seed: int, params: dict[str, Any]) ->
         f"--seed {seed}",
         alt=f"{prompt}: neutral, then {levels} rising intensities of {listed}, one row each",
     )
-    return Section(
+    section = Section(
         title=f"{prompt}, rising intensity",
         text="One seed, one batch; only the emotion changes from picture to picture.",
         figures=(figure,),
     )
+    return [section], len(requests) - len(takes)
 
 
-def _photos(options: Options, backbone: str, seed: int, params: dict[str, Any]) -> list[Section]:
+def _photos(
+    options: Options, backbone: str, seed: int, params: dict[str, Any]
+) -> tuple[list[Section], int]:
     from studio.page import Section, card_of
 
     photos = {name: sample_photo(name, options.out) for name, _, _ in PHOTOS}
     if None in photos.values():
         note("demo: scikit-learn is not installed, so no photo is re-rendered")
-        return []
-    cards = []
+        return [], 0
+    cards: list[Card] = []
+    missing = 0
     for name, prompt, emotions in PHOTOS:
         requests = build_requests(
             prompt,
@@ -178,8 +193,9 @@ def _photos(options: Options, backbone: str, seed: int, params: dict[str, Any]) 
         )
         takes = run(requests, options, what="demo: a photo, re-rendered", announce=False)
         cards += [card_of(take) for take in takes]
+        missing += len(requests) - len(takes)
     text = f"Left the photo, right what became of it. {CREDIT}"
-    return [Section(title="Photos, re-rendered", text=text, cards=tuple(cards))]
+    return [Section(title="Photos, re-rendered", text=text, cards=tuple(cards))], missing
 
 
 def sample_photo(name: str, out: Path) -> Path | None:

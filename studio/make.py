@@ -7,7 +7,7 @@ typed; `studio.run` does the rest.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -75,6 +75,11 @@ Reader = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub for weights.")]
 
+Format = Annotated[
+    Literal["png", "jpg", "webp"],
+    typer.Option("--format", help="File format; png keeps every pixel as it was made."),
+]
+
 DEFAULT_BACKBONE = "image-tiny"
 
 
@@ -96,6 +101,7 @@ def image(
     backbone: Backbone = DEFAULT_BACKBONE,
     init: Init = None,
     out: Out = Path("out"),
+    file_format: Format = "png",
     as_json: Json = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -114,5 +120,6 @@ def image(
         params=params,
         init=init,
     )
-    takes = run(requests, Options(out, as_json, device, dtype, offline), best_of=best_of)
+    options = Options(out, as_json, device, dtype, offline, file_format)
+    takes = run(requests, options, best_of=best_of)
     return 0 if len(takes) == len(requests) else 1

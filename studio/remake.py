@@ -6,8 +6,10 @@ that was chosen from several carries its own winning seed, so no search is repea
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +17,9 @@ from studio import make
 from studio.console import note
 from studio.options import with_params
 from studio.run import Options, build_requests, params_of, quiet_libraries, read_emotion, run
+
+if TYPE_CHECKING:
+    from pipelines.take import Request
 
 
 def app() -> typer.Typer:
@@ -37,6 +42,10 @@ def remake(
     backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Another model.")] = None,
     init: make.Init = None,
     out: make.Out = Path("out"),
+    file_format: Annotated[
+        Literal["png", "jpg", "webp"] | None,
+        typer.Option("--format", help="Another file format.", show_default=False),
+    ] = None,
     as_json: make.Json = False,
     device: make.Device = None,
     dtype: make.Dtype = None,
@@ -52,7 +61,11 @@ def remake(
     if old.modality != "image":
         msg = f"remake: {file} is of modality {old.modality!r}; this version remakes image"
         raise ValueError(msg)
-    merged = {**old.params, **params}
+    if backbone is None:
+        warn_of_stranger(file, old.backbone)
+        merged = {**old.params, **params}
+    else:
+        merged = {**chosen_params(old), **params}
     photo = init or old.inputs.get("init")
     if init is None:
         old.check_inputs()
@@ -68,7 +81,38 @@ def remake(
         params=merged,
         init=photo,
     )
-    takes = run(requests, Options(out, as_json, device, dtype, offline), best_of=best_of)
+    ext = file_format or file.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
+    ext = ext if ext in ("png", "jpg", "webp") else "png"
+    options = Options(out, as_json, device, dtype, offline, ext)
+    takes = run(requests, options, best_of=best_of)
     if takes and backbone is None and takes[0].request.weights != old.weights:
         note(f"the weights of {old.backbone} are no longer those that made {file}")
     return 0 if len(takes) == len(requests) else 1
+
+
+def warn_of_stranger(file: Path, backbone: str) -> None:
+    """Say which hub repository a file asks for when it is none that this studio knows."""
+    from pipelines import BACKBONES, BackboneError, resolve
+
+    with suppress(BackboneError):
+        row = resolve(backbone)
+        if row.name not in BACKBONES and row.folder is None:
+            note(
+                f"{file} asks for the weights of {row.weights} on the hub, which this studio does "
+                "not know; only safetensors and no code of it are loaded, --backbone takes another"
+            )
+
+
+def chosen_params(old: Request) -> dict[str, Any]:
+    """The params of a request that are not its backbone's defaults; another's may differ."""
+    from pipelines import BackboneError, resolve
+
+    kind = params_of(old.modality)
+    usual = {field.name: field.default for field in dataclasses.fields(kind)}
+    with suppress(BackboneError):  # a folder that is gone
+        usual |= resolve(old.backbone).defaults
+    return {
+        name: value
+        for name, value in old.params.items()
+        if name not in usual or value != usual[name]
+    }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.console import Meter, NoteHandler, note, note_once, result, result_json
+from studio.notice import notice_for
 
 if TYPE_CHECKING:
     from adapters.emotion import EmotionTimeline
@@ -36,6 +37,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 class Options:
     """What every making verb takes besides its request: where to write, run and print.
 
+    ext is the format of the files, "png", "jpg" or "webp".
     device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is.
     """
 
@@ -44,6 +46,7 @@ class Options:
     device: str | None = None
     dtype: str | None = None
     offline: bool = False
+    ext: str = "png"
 
 
 def read_emotion(text: str, *, over: bool, reader: str | None) -> EmotionTimeline:
@@ -92,13 +95,28 @@ def build_requests(
             prompt=prompt,
             emotion=emotion,
             seed=seed + index,
-            backbone=backbone,
+            backbone=portable(backbone),
             params=dict(params),
             inputs={} if init is None else {"init": init.resolve()},
         )
         for emotion in emotions
         for index in range(n)
     ]
+
+
+def portable(backbone: str) -> str:
+    """A name or hub id as it is; a folder as an absolute path, `~` for the home folder.
+
+    What stands in a file must still name the same folder from another working folder.
+    """
+    from pipelines import BACKBONES
+
+    path = Path(backbone).expanduser()
+    if backbone in BACKBONES or not backbone.strip() or not path.is_dir():
+        return backbone
+    path = path.absolute()
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
 def params_of(modality: str) -> type[Any]:
@@ -141,8 +159,12 @@ def run(
                 device=options.device,
                 dtype=torch_dtype(options.dtype),
                 offline=options.offline or None,
+                ext=options.ext,
             )
             no_bars()
+            # The demo, which announces nothing, brings photos that show nobody.
+            if announce and (told := notice_for(requests)):
+                note_once(told)
             with closing(cast("Generator[Step | Take]", events)):
                 for event in events:
                     if isinstance(event, Take):

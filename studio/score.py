@@ -1,9 +1,9 @@
 """`affect score FILE`: what both readers read in a picture.
 
-The readers were made to rate generated pictures. A file without this studio's mark may show a real
-person, and inferring a person's emotions is regulated: such a file needs `--real-media`, which
-prints the notice. A score says how a reader reads the picture, never what anyone feels. One file
-at a time, nothing is stored.
+The readers were made to rate generated pictures. A file without this studio's mark, or one made
+from a photo, may show a real person, and inferring a person's emotions is regulated: such a file
+needs `--real-media`, which prints the notice. A score says how a reader reads the picture, never
+what anyone feels. One file at a time, nothing is stored.
 """
 
 from __future__ import annotations
@@ -14,20 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from studio.console import note, result_json, table_console
+from studio.notice import NOTICE, is_ours
 from studio.run import quiet_libraries
 
 if TYPE_CHECKING:
     from adapters.critic import Reading
 
 READERS = ("critic-image", "reader-image")
-
-# Regulation (EU) 2024/1689, Articles 50(3) and 5(1)(f).
-NOTICE = (
-    "notice: this file does not say that it was made here, so it may show real people. Whoever "
-    "uses emotion recognition on people must tell them (EU AI Act, Art. 50(3)), and inferring "
-    "emotions at work or in education is forbidden (Art. 5(1)(f)). The readers were made for "
-    "synthetic pictures: what follows is how they read the picture, not what a person feels."
-)
 
 
 def app() -> typer.Typer:
@@ -41,7 +34,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WEBP).")],
     real_media: Annotated[
         bool,
-        typer.Option("--real-media", help="Score a file that was not made by this studio."),
+        typer.Option("--real-media", help="Score a file that was not made here from words alone."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
@@ -57,7 +50,8 @@ def score(
     if not ours:
         if not real_media:
             msg = (
-                f"score: {file} has no mark of this studio and may show a real person; "
+                f"score: {file} is not marked as made here from words alone, so it may show a real "
+                "person; "
                 "read `affect score --help`, then add --real-media if you may score it"
             )
             raise ValueError(msg)
@@ -87,17 +81,6 @@ def score(
     else:
         _print_table(readings, gap)
     return 0
-
-
-def is_ours(file: Path) -> bool:
-    """Whether the file carries a whole request of this studio, so is marked as synthetic."""
-    from pipelines.take import Take
-
-    try:
-        Take.read(file)
-    except ValueError:
-        return False
-    return True
 
 
 def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:

@@ -30,7 +30,8 @@ from studio.calibrate import core_names, report
 from studio.cli import VERBS, run
 from studio.grid import emotion_names, level_values
 from studio.options import with_params
-from studio.run import params_of
+from studio.remake import chosen_params
+from studio.run import params_of, portable
 from tests.tiny import tiny_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -344,13 +345,73 @@ def test_remake_from_the_file_alone(
     assert other.params == Take.read(moved).request.params
 
 
+@pytest.mark.parametrize("ext", ["jpg", "webp"])
+def test_other_formats_are_shown_and_remade(
+    ext: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["make", "image", "a lake", "-e", "awe .7", "--seed", "5", "-b", str(weights)]
+    assert run([*arguments, "--format", ext, "--out", str(tmp_path / "a"), *FAST]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    assert made.suffix == f".{ext}"
+    assert run(["show", str(made)]) == 0
+    assert "awe 0.7" in capsys.readouterr().out
+    assert run(["remake", str(made), "--out", str(tmp_path / "b")]) == 0
+    again = Path(capsys.readouterr().out.strip())
+    assert again.suffix == f".{ext}"
+    assert again.read_bytes() == made.read_bytes()
+    assert run(["remake", str(made), "--format", "png", "--out", str(tmp_path / "c")]) == 0
+    assert Path(capsys.readouterr().out.strip()).suffix == ".png"
+
+
+def test_a_strangers_repository_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = Request("image", "a lake", EmotionTimeline.parse("awe .7"), 1, "stranger/net")
+    file = write_take(request, Image.new("RGB", (8, 8)), tmp_path / "a").path
+    assert run(["remake", str(file), "--offline", "--out", str(tmp_path / "b")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "stranger/net" in first
+    assert "does not know" in first
+    assert "downloads are off" in second
+
+
+def test_another_backbone_takes_its_own_defaults() -> None:
+    def made_with(backbone: str, **params: Any) -> dict[str, Any]:
+        timeline = EmotionTimeline.parse("awe .7")
+        return chosen_params(Request("image", "a lake", timeline, 1, backbone, params))
+
+    usual = {"steps": 4, "guidance_scale": 0.0, "style": 1.0}
+    assert made_with("flux", **usual) == {}
+    assert made_with("flux", **{**usual, "style": 0.5, "steps": 6}) == {"style": 0.5, "steps": 6}
+    assert made_with("image-tiny", steps=20, guidance_scale=4.0) == {}
+
+
+def test_a_folder_backbone_is_named_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home" / "weights").mkdir(parents=True)
+    (tmp_path / "image-tiny").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert portable("home/weights") == "~/weights"
+    assert portable("~/weights") == "~/weights"
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    assert portable("./home/weights") == str(tmp_path / "home" / "weights")
+    assert portable("image-tiny") == "image-tiny"
+    assert portable("owner/model") == "owner/model"
+
+
 def test_a_photo_is_re_rendered_and_remade(
     weights: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["make", "image", "same place", "--init", str(photo), "--keep", ".5", "--seed", "1"]
     arguments += ["-e", "awe .7", "-b", str(weights), "--steps", "4"]
     assert run([*arguments, "--out", str(tmp_path / "a")]) == 0
-    made = Path(capsys.readouterr().out.strip())
+    said = capsys.readouterr()
+    made = Path(said.out.strip())
+    assert said.err.count("Art. 50(3)") == 1, "its takes are read, and it may show somebody"
+    assert run(["score", str(made)]) == 2
+    assert "--real-media" in capsys.readouterr().err
     data = read_metadata(made)
     assert data["digital_source"].endswith("compositeWithTrainedAlgorithmicMedia")
     assert Take.read(made).request.inputs["init"] == photo
@@ -552,6 +613,26 @@ def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     names = {row["name"] for row in rows}
     assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
     assert all(row["licence"] for row in rows)
+
+
+def test_a_demo_without_pictures_fails_and_draws_no_sheet(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import UNet2DConditionModel
+    from torch import OutOfMemoryError
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    def full(module: Any, _: Any) -> None:
+        if isinstance(module, UNet2DConditionModel):
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    hook = register_module_forward_pre_hook(full)
+    try:
+        assert run(["demo", "--out", str(tmp_path), "-b", str(weights), *FAST]) == 1
+    finally:
+        hook.remove()
+    assert "does not fit" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*-grid-*"))
 
 
 def test_demo_prints_a_page_whose_pictures_are_there(
