@@ -49,6 +49,7 @@ def image(
     device: make.Device = None,
     dtype: make.Dtype = None,
     offline: make.Offline = False,
+    file_format: make.Format = "png",
     params: dict[str, Any],
 ) -> int:
     """Make PROMPT with several emotions at several intensities, side by side."""
@@ -63,9 +64,11 @@ def image(
         params=params,
         init=init,
     )
-    options = Options(out, as_json, device, dtype, offline)
+    options = Options(out, as_json, device, dtype, offline, file_format)
     # One batch whatever its size: should it not fit into memory, it is halved there.
     takes = run(requests, options, batch_size=len(requests))
+    if not takes:
+        return 1
     path = write_sheet(prompt, names, levels, requests, takes, out)
     if as_json:
         result_json({"sheet": str(path), "takes": [str(take.path) for take in takes]})
