@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pipelines.take import Take
     from studio.page import Card, Section
 
-SEED = 7
+SEED = 10
 # Scenes the embedded painter knows, each with emotions that pull it apart.
 SCENES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a mountain lake", ("neutral", "contentment .9", "fear .9", "sadness .9")),
     ("a field of tulips", ("neutral", "happiness .9", "boredom .9", "happiness .4 + fear .5")),
     ("a city street", ("neutral", "excitement .9", "anger .9", "disgust .9")),
 )
-GRID = ("a forest", ("happiness", "fear", "sadness"), 4)
+GRID = ("the sea", ("happiness", "fear", "sadness"), 4)
 # Photos that scikit-learn ships inside its package (nothing is downloaded, none shows a person),
 # under CC BY 2.0 by danielbuechele and vultilion; the page names them.
 PHOTOS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
