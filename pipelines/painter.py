@@ -52,6 +52,15 @@ class Sitting:
     seed: int
 
 
+def repaint(keep: float) -> float:
+    """diffusers' `strength` 0..1 for a `keep` 0..1: how far back a photo is noised.
+
+    Not 1 - keep: light and palette, which carry a mood, are settled in the first third of the
+    steps, and the shapes outlast it. At keep .6 a straight line left all moods alike (looked at).
+    """
+    return 1 - keep**2
+
+
 class Painter(Belongings):
     """A loaded backbone and everything that steers it.
 
@@ -171,7 +180,7 @@ class Painter(Belongings):
         """Denoising steps that one picture really takes (img2img skips the first `keep`)."""
         if not init:
             return params.steps
-        return max(1, min(int(params.steps * (1 - params.keep)), params.steps))
+        return max(1, min(int(params.steps * repaint(params.keep)), params.steps))
 
     # Painting ------------------------------------------------------------------------------------
 
@@ -252,7 +261,7 @@ class Painter(Belongings):
         if init is not None:
             picture = init.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
             # diffusers needs at least one whole step: int(steps * strength) >= 1.
-            strength = max(1 - params.keep, 1.0001 / params.steps)
+            strength = max(repaint(params.keep), 1.0001 / params.steps)
             arguments |= {"image": [picture] * len(sittings), "strength": min(strength, 1.0)}
         scale = "guidance_scale"
         if signature.get(scale) is None or signature[scale].default is None:
