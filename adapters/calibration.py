@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from adapters.emotion import CORE
+from adapters.files import replacing
 
 #: Sweep of the design: enough seeds for +-.035 at the half.
 LEVELS: tuple[float, ...] = tuple(i / 6 for i in range(7))
@@ -301,22 +300,11 @@ class Calibration:
             raise CalibrationError(msg) from error
 
     def save(self, path: str | Path) -> Path:
-        """Write JSON at once: temporary file in the same folder, fsync, replace."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".json", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.to_json(), file, indent=1, sort_keys=True)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        return path
+        """Write JSON, whole or not at all."""
+        text = json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +35,7 @@ from adapters.basis import factorise, nuisance_axes, project_out
 from adapters.conditioning import POOLED, Encoded, encode, intercept, part_means, part_names
 from adapters.emotion import CORE, VAD
 from adapters.families import model_digest, require
+from adapters.files import replacing
 
 __all__ = ["DirectionBank", "DirectionError", "encode"]
 
@@ -173,22 +172,12 @@ class DirectionBank:
 
     def save(self, path: Path | str) -> Path:
         """Write one safetensors file (atomically) with the facts as JSON in its metadata."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"D.{name}": D.contiguous() for name, D in self.vectors.items()}
         tensors |= {f"W.{name}": W.contiguous() for name, W in self.W.items()}
         facts = {"format": FORMAT, "names": list(self.names), **self.report()}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={"affect": json.dumps(facts, sort_keys=True)})
-            with Path(temporary).open("rb") as file:
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        return path
+        with replacing(path) as fresh:
+            save_file(tensors, fresh, metadata={"affect": json.dumps(facts, sort_keys=True)})
+        return Path(path)
 
     @classmethod
     def load(cls, path: Path | str) -> DirectionBank:

@@ -8,7 +8,6 @@ per sample or of training.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from adapters.files import replacing
 
 
 class SliderFileError(ValueError):
@@ -109,9 +110,6 @@ def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") ->
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors atomically: a temporary file in the same folder, then a rename."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
-        fresh = Path(folder) / path.name
+    """Write safetensors, whole or not at all."""
+    with replacing(path) as fresh:
         save_file(tensors, fresh, metadata=metadata)
-        fresh.chmod(0o644)
-        fresh.replace(path)
