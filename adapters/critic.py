@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from adapters.emotion import CORE, VAD
 from adapters.features import COUNT, picture_features
 from adapters.memory import out_of_memory
 from adapters.reading import LABELS, Reading
+from adapters.reading import soft_score as soft_score  # a part of what a critic is for
 
 
 @runtime_checkable
@@ -59,36 +60,6 @@ def to_tensor(image: Image.Image) -> Tensor:
     """Return one PIL picture as float32 (3, h, w) in 0..1."""
     array = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
     return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def soft_score(
-    reading: Reading | Tensor,
-    target: Sequence[float] | np.ndarray,
-    *,
-    vad_weight: float = 0.05,
-    intensity_weight: float = 0.25,
-    doubt_weight: float = 0.1,
-) -> Any:
-    """R(x; a): how well a reading fits a soft label (13,), higher is better.
-
-    For a Reading: -KL(q || p) - vad_weight |(v(a) - v) / s|^2 - intensity_weight |s - a|_1
-    - doubt_weight * mean variance, with v(a) = M a. For log probabilities (n, 13), as used in
-    guidance: (n,) of sum_k q_k log p_k, which has the same maximum and keeps the gradient.
-    Raises ValueError when target is not a distribution over 13.
-    """
-    q = np.asarray(target, dtype=float)
-    if q.shape != (13,) or abs(q.sum() - 1) > 1e-3 or q.min() < -1e-6:
-        msg = f"target must be 13 weights >= 0 that sum to 1, got {q.shape} with sum {q.sum():.3f}"
-        raise ValueError(msg)
-    if isinstance(reading, Tensor):
-        return reading @ torch.as_tensor(q, dtype=reading.dtype, device=reading.device)
-    p = np.maximum(np.array(reading.probabilities), 1e-6)
-    divergence = float((q * np.log(np.maximum(q, 1e-12) / p)).sum())
-    mean, variance = np.array(reading.vad_mean), np.array(reading.vad_variance)
-    miss = float((((q[1:] @ VAD) - mean) ** 2 / (variance + 0.02)).sum())
-    off = float(np.abs(np.array(reading.intensities) - q[1:]).sum())
-    doubt = float(variance.mean())
-    return -divergence - vad_weight * miss - intensity_weight * off - doubt_weight * doubt
 
 
 class _Heads(nn.Module):

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from adapters.emotion import CORE
+from adapters.emotion import CORE, VAD
 
 LABELS: tuple[str, ...] = ("neutral", *CORE)
 ABSTAIN = 0.01
@@ -66,6 +67,36 @@ class Reading:
             "vad_variance": _named(("valence", "arousal", "dominance"), data["vad_variance"]),
             "in_domain": round(self.in_domain, 4),
         }
+
+
+def soft_score(
+    reading: Any,
+    target: Sequence[float] | NDArray[np.floating[Any]],
+    *,
+    vad_weight: float = 0.05,
+    intensity_weight: float = 0.25,
+    doubt_weight: float = 0.1,
+) -> Any:
+    """R(x; a): how well a reading fits a soft label (13,), higher is better.
+
+    For a Reading: -KL(q || p) - vad_weight |(v(a) - v) / s|^2 - intensity_weight |s - a|_1
+    - doubt_weight * mean variance, with v(a) = M a. For a tensor of log probabilities (n, 13), as
+    used in guidance: (n,) of sum_k q_k log p_k, which has the same maximum and keeps the gradient.
+    Raises ValueError when target is not a distribution over 13.
+    """
+    q = np.asarray(target, dtype=float)
+    if q.shape != (13,) or abs(q.sum() - 1) > 1e-3 or q.min() < -1e-6:
+        msg = f"target must be 13 weights >= 0 that sum to 1, got {q.shape} with sum {q.sum():.3f}"
+        raise ValueError(msg)
+    if not isinstance(reading, Reading):
+        return reading @ reading.new_tensor(q)
+    p = np.maximum(np.array(reading.probabilities), 1e-6)
+    divergence = float((q * np.log(np.maximum(q, 1e-12) / p)).sum())
+    mean, variance = np.array(reading.vad_mean), np.array(reading.vad_variance)
+    miss = float((((q[1:] @ VAD) - mean) ** 2 / (variance + 0.02)).sum())
+    off = float(np.abs(np.array(reading.intensities) - q[1:]).sum())
+    doubt = float(variance.mean())
+    return -divergence - vad_weight * miss - intensity_weight * off - doubt_weight * doubt
 
 
 def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:

@@ -39,10 +39,6 @@ class PaintError(ValueError):
     """What was asked does not suit this backbone; one line that says what would."""
 
 
-class Stopped(Exception):
-    """Raised inside the pipeline between two steps, to leave it through its contexts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sitting:
     """One picture to paint: what, which emotion (as asked), which seed."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines import Backbone, Step
 from pipelines.image import ImageParams, Job, candidates, groups
 from pipelines.media import load_image
 from pipelines.take import Take, record_failure, write_take
+from pipelines.worker import in_thread, one_pool
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -204,8 +204,11 @@ class Session:
             before, whole = self.done, params.steps * len(chunk)
             pictures: list[Image.Image] = []
             begun = last = time.monotonic()
+            work = functools.partial(
+                _paint, painter, sittings, params, init=init, critic=self.critic
+            )
             try:
-                for event in in_thread(painter, sittings, params, init, self.critic, self.threads):
+                for event in in_thread(work, threads=self.threads, name="affect-paint"):
                     now = time.monotonic()
                     self.seconds, last = self.seconds + now - last, now
                     if isinstance(event, int):
@@ -336,68 +339,12 @@ def alone(painter: Painter) -> Iterator[None]:
         painter.busy = False
 
 
-@contextmanager
-def one_pool() -> Iterator[int]:
-    """Yield the number of CPU threads to paint with, keeping the caller's own thread to one.
-
-    Each thread that computes has an OpenMP pool; two pools are more threads than cores, and the
-    runtime then lets the idle ones sleep between kernels: a batch took 5.7 s instead of 3.5.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
-def in_thread(
+def _paint(
     painter: Painter,
     sittings: list[Sitting],
     params: ImageParams,
-    init: Image.Image | None,
-    critic: Any,
-    threads: int = 0,
-) -> Iterator[int | list[Image.Image]]:
-    """Paint in a thread; yields each step's index, then the pictures.
-
-    threads: CPU threads of the kernels there, 0 for torch's own number.
-
-    Leaving early (close, error, Ctrl-C) raises the stop flag and waits for the thread, which ends
-    after the step it is in.
-    """
-    import torch
-
-    from pipelines.painter import Stopped
-
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def after(index: int) -> None:
-        if stop.is_set():
-            raise Stopped
-        events.put(index)
-
-    def work() -> None:
-        try:
-            if threads:
-                torch.set_num_threads(threads)
-            events.put(painter.paint(sittings, params, init=init, critic=critic, on_step=after))
-        except BaseException as error:
-            events.put(error)
-
-    thread = threading.Thread(target=work, name="affect-paint", daemon=True)
-    thread.start()
-    try:
-        while True:
-            event = events.get()
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-            if not isinstance(event, int):
-                return
-    finally:
-        stop.set()
-        thread.join()
+    report: Callable[[int], None],
+    **more: Any,
+) -> list[Image.Image]:
+    """The work of one chunk: reports each step's index, returns the pictures."""
+    return painter.paint(sittings, params, on_step=report, **more)
