@@ -1,0 +1,350 @@
+"""Major into minor and back on the same tonic, so that the music still works.
+
+A piece is not moved by swapping pitch classes: the leading tone of a cadence has to stay, the
+dominant of a chord whose root moves has to move as a whole, a scale that climbs through a raised
+seventh raises its sixth. Each beat is read as a chord in the local key and the notes are altered
+degree by degree in STEPS: the third first, the sixth next, the seventh last, and what a step has
+altered every later step alters too.
+
+It deliberately does not know emotions or how many steps a feeling is worth
+(`pipelines.music_edit`). Rules of the minor mode: Aldwell & Schachter, Harmony and Voice Leading,
+units 4-6 and 25 (leading tone, melodic minor, applied dominants).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from adapters.piece import MELODY, Piece
+from adapters.tonality import (
+    MAJOR_SCALE,
+    NATURAL_MINOR,
+    QUALITIES,
+    Key,
+    chords_of,
+    find_key,
+    keys_over_time,
+    pitch_class_weights,
+)
+
+STEPS = 3
+"""Third, sixth, seventh."""
+TO_MINOR = {4: 3, 9: 8, 11: 10}
+TO_MAJOR = {low: high for high, low in TO_MINOR.items()}
+#: Degrees from which step on, both ways.
+_STEP_OF = {4: 1, 3: 1, 9: 2, 8: 2, 11: 3, 10: 3}
+#: A shorter visit to another key is heard as colour, not as a modulation.
+SHORTEST_MODULATION = 4
+#: Beats between the end of a note and the start of the one it goes to.
+_NEXT = 0.3
+_TOGETHER = 0.06  # beats within which notes count as struck together: 30 ms at 120 bpm
+_MAJORS = tuple(QUALITIES.index(name) for name in ("major", "dominant seventh"))
+_DIMINISHED = tuple(
+    QUALITIES.index(name) for name in ("diminished", "half-diminished", "diminished seventh")
+)
+_SEVENTHS = tuple(k for k, name in enumerate(QUALITIES) if "seventh" in name)
+
+
+class _Beat(NamedTuple):
+    """One beat as a chord in a key: degrees are semitones above the local tonic."""
+
+    key: Key
+    root: int  # -1: silence
+    quality: int
+    following: int  # degree of the next other root, -1 at the end
+
+
+def local_keys(piece: Piece) -> list[Key]:
+    """One key a bar: the piece's own, except in stretches that stand in another scale.
+
+    A stretch in the relative key is not a modulation here (both have the same notes), and another
+    scale is named in the mode of the whole piece: what moves is its parallel, not its relative.
+    """
+    home = find_key(piece)
+    keys = []
+    for each in keys_over_time(piece):
+        if each.tonic == home.tonic:
+            keys.append(each)
+        else:
+            shift = 0 if each.minor == home.minor else (3 if each.minor else -3)
+            tonic = (each.tonic + shift) % 12
+            keys.append(
+                home if tonic == home.tonic else each._replace(tonic=tonic, minor=home.minor)
+            )
+    names = [(key.tonic, key.minor) for key in keys]
+    start = 0
+    for bar in range(1, len(keys) + 1):
+        if bar == len(keys) or names[bar] != names[start]:
+            if bar - start < SHORTEST_MODULATION:
+                keys[start:bar] = [home] * (bar - start)
+            start = bar
+    return keys
+
+
+def with_mode(piece: Piece, steps: ArrayLike | int) -> Piece:
+    """The piece with its local keys moved towards major or minor.
+
+    steps: whole numbers, one or one a bar (bars,): 1..3 alters so many degrees of minor keys
+    towards major, -1..-3 of major keys towards minor, 0 nothing. A key already in the asked mode
+    stays. Onsets stay; no note is lost except where two would strike one key at one moment.
+
+    Raises:
+        ValueError: as many steps as neither one nor bars.
+    """
+    asked = np.asarray(steps, dtype=np.int64)
+    if asked.shape not in ((), (piece.bars,)):
+        msg = f"steps: one or one for each of {piece.bars} bars, received {asked.shape}"
+        raise ValueError(msg)
+    asked = np.clip(np.broadcast_to(asked, piece.bars), -STEPS, STEPS)
+    if not len(piece) or not asked.any():
+        return piece
+    moved = _moved(piece, asked)
+    if (moved == piece.pitch).all():
+        return piece
+    return struck_once(piece, moved)
+
+
+def _moved(piece: Piece, asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) pitches after the alteration."""
+    keys = local_keys(piece)
+    edges = _beat_edges(piece)
+    beats = _beats(piece, edges, keys)
+    at = np.clip(
+        np.searchsorted(edges, piece.onset + _TOGETHER, side="right") - 1, 0, len(beats) - 1
+    )
+    bar = np.minimum(piece.bar_of(), piece.bars - 1)
+    pitch = piece.pitch.astype(np.int64)
+    moved = pitch.copy()
+    lines = _Lines(piece)
+    kept_seventh = np.zeros(len(piece), dtype=bool)
+    neighbours: list[int] = []
+    sixths: list[int] = []
+    for note in range(len(piece)):
+        step = int(asked[bar[note]])
+        beat = beats[at[note]]
+        if not step or beat.key.minor != (step > 0):
+            continue
+        degree = int(pitch[note] - beat.key.tonic) % 12
+        table = TO_MAJOR if step > 0 else TO_MINOR
+        shift = _applied_dominant(beat, degree, table)
+        if shift is not None:
+            moved[note] += shift
+            continue
+        if degree not in table:
+            if degree in table.values():
+                neighbours.append(note)
+            continue
+        if abs(step) < _STEP_OF[degree] and degree not in _completed(beat):
+            continue
+        if degree == 11 and (_is_dominant(beat) or (_is_passing(beat) and lines.goes(note, 1))):
+            kept_seventh[note] = True
+            continue
+        if degree == 9:
+            sixths.append(note)
+        moved[note] += table[degree] - degree
+        if degree == 10 and beat.root == 10 and lines.lowest[note]:
+            # The major triad on the lowered seventh becomes the upper part of a dominant seventh;
+            # in the bass the leading tone would be doubled, so the bass takes the root below.
+            moved[note] = pitch[note] - 3
+    for note in sixths:
+        near = [*lines.after(note, 2), *lines.before(note, 2)]
+        chordal = beats[at[note]].root in (2, 5, 9)
+        if any(kept_seventh[j] for j in near) and not chordal and not _clashes(piece, moved, note):
+            moved[note] = pitch[note]
+    for note in neighbours:
+        # A chromatic neighbour of an altered degree goes along with it, else both would be one.
+        toward = 1 if asked[bar[note]] < 0 else -1
+        touching = [*lines.after(note, toward), *lines.before(note, toward)]
+        coming = lines.before(note, -toward)
+        if any(moved[j] == pitch[note] for j in touching) and not coming:
+            moved[note] -= toward
+    return moved
+
+
+def _is_dominant(beat: _Beat) -> bool:
+    """V or vii of the key itself."""
+    if beat.quality in _MAJORS:
+        return beat.root == 7
+    return beat.root == 11 and beat.quality in _DIMINISHED
+
+
+def _is_passing(beat: _Beat) -> bool:
+    """Whether a seventh degree here is not part of the chord."""
+    return beat.root not in (4, 7, 11)
+
+
+def _completed(beat: _Beat) -> tuple[int, ...]:
+    """Degrees that must not lag behind the third, else the chord would be augmented or cross."""
+    degrees: tuple[int, ...] = ()
+    if beat.root in (9, 8):
+        degrees = (9, 8)
+    elif beat.root in (4, 3) or (beat.root == 0 and beat.quality in _SEVENTHS):
+        degrees = (11, 10)
+    elif beat.root == 5 and beat.quality in _SEVENTHS:
+        degrees = (9, 8)
+    return degrees
+
+
+def _applied_dominant(beat: _Beat, degree: int, table: dict[int, int]) -> int | None:
+    """Semitones by which a tone of an applied dominant moves; None where the beat is none.
+
+    It follows the root it leads to: 0 where that root stays, -1 or +1 where it moves.
+    """
+    if beat.quality not in _MAJORS or beat.root == 7:
+        return None
+    target = (beat.root + 5) % 12
+    tones = {(beat.root + step) % 12 for step in (0, 4, 7, 10)}
+    if beat.following != target or degree not in tones:
+        return None
+    scale = NATURAL_MINOR if beat.key.minor else MAJOR_SCALE
+    foreign = (beat.root + 4) % 12 not in scale
+    if not foreign and QUALITIES[beat.quality] != "dominant seventh":
+        return None  # I before IV is no dominant
+    return table[target] - target if target in table else 0
+
+
+def _beat_edges(piece: Piece) -> NDArray[np.float64]:
+    """Starts of all beats and the end; a bar of 3.5 beats ends with half of one."""
+    inside = np.arange(0.0, piece.beats_per_bar - 1e-9)
+    starts = np.arange(piece.bars)[:, None] * piece.beats_per_bar + inside
+    return np.append(starts.ravel(), piece.beats)
+
+
+def _beats(piece: Piece, edges: NDArray[np.float64], keys: list[Key]) -> list[_Beat]:
+    weights = pitch_class_weights(piece, edges)
+    per_bar = len(weights) // piece.bars
+    by_bar = weights.reshape(piece.bars, per_bar, 12)
+    # A beat of two notes hardly tells its chord: its half bar helps, at a third of the weight.
+    half = max(1, (per_bar + 1) // 2)
+    around = np.concatenate(
+        [
+            np.broadcast_to(part.sum(axis=1, keepdims=True), part.shape)
+            for part in (by_bar[:, :half], by_bar[:, half:])
+            if part.shape[1]
+        ],
+        axis=1,
+    )
+    roots, qualities = chords_of((by_bar + 0.3 * around).reshape(-1, 12), _bass(piece, edges))
+    beats: list[_Beat] = []
+    following_root = -1
+    for k in range(len(roots) - 1, -1, -1):
+        key = keys[min(k // per_bar, len(keys) - 1)]
+        if k + 1 < len(roots) and roots[k + 1] >= 0 and roots[k + 1] != roots[k]:
+            following_root = int(roots[k + 1])
+        if roots[k] < 0:
+            beats.append(_Beat(key, -1, -1, -1))
+            continue
+        following = (following_root - key.tonic) % 12 if following_root >= 0 else -1
+        beats.append(_Beat(key, int(roots[k] - key.tonic) % 12, int(qualities[k]), following))
+    return beats[::-1]
+
+
+def _bass(piece: Piece, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(beats,) lowest pitch sounding in each beat, -1 in silence."""
+    lowest = np.full(len(edges) - 1, 999, dtype=np.int64)
+    first = np.searchsorted(edges, piece.onset + _TOGETHER, side="right") - 1
+    last = np.searchsorted(edges, piece.offset - _TOGETHER, side="left")
+    for start, stop, pitch in zip(np.maximum(first, 0), last, piece.pitch, strict=True):
+        part = lowest[start : max(stop, start + 1)]
+        np.minimum(part, pitch, out=part)
+    return np.where(lowest == 999, -1, lowest)
+
+
+class _Lines:
+    """Who goes where: the notes of the same voice that a note comes from and leads to."""
+
+    def __init__(self, piece: Piece) -> None:
+        self._onset, self._offset = piece.onset, piece.offset
+        self._pitch, self._voice = piece.pitch.astype(np.int64), piece.voice
+        self._longest = float(piece.duration.max()) if len(piece) else 0.0
+        self.lowest = np.zeros(len(piece), dtype=bool)
+        for note in range(len(piece)):
+            near = slice(
+                int(np.searchsorted(self._onset, self._onset[note] - _TOGETHER)),
+                int(np.searchsorted(self._onset, self._onset[note] + _TOGETHER, side="right")),
+            )
+            lowest = self._pitch[near].min() == self._pitch[note]
+            self.lowest[note] = lowest and piece.voice[note] != MELODY
+
+    def after(self, note: int, up: int) -> list[int]:
+        """Notes `up` semitones higher that start where this one ends."""
+        start = int(np.searchsorted(self._onset, self._onset[note] + _TOGETHER, side="right"))
+        stop = int(np.searchsorted(self._onset, self._offset[note] + _NEXT, side="right"))
+        return [j for j in range(start, stop) if self._same(note, j, up)]
+
+    def before(self, note: int, up: int) -> list[int]:
+        """Notes `up` semitones higher that end where this one starts."""
+        begin = self._onset[note]
+        start = int(np.searchsorted(self._onset, begin - self._longest - _NEXT))
+        stop = int(np.searchsorted(self._onset, begin - _TOGETHER))
+        ends = self._offset
+        return [
+            j for j in range(start, stop) if ends[j] >= begin - _NEXT and self._same(note, j, up)
+        ]
+
+    def goes(self, note: int, up: int) -> bool:
+        """Whether this note leads to one `up` semitones higher."""
+        return bool(self.after(note, up))
+
+    def _same(self, note: int, other: int, up: int) -> bool:
+        voice, pitch = self._voice, self._pitch
+        return bool(voice[other] == voice[note] and pitch[other] - pitch[note] == up)
+
+
+def _clashes(piece: Piece, moved: NDArray[np.int64], note: int) -> bool:
+    """Whether a sixth left as it was would sound against a lowered one in another voice."""
+    overlap = (piece.onset < piece.offset[note] - _TOGETHER) & (
+        piece.offset > piece.onset[note] + _TOGETHER
+    )
+    return bool((moved[overlap] % 12 == (piece.pitch[note] - 1) % 12).any())
+
+
+def struck_once(piece: Piece, moved: NDArray[np.int64]) -> Piece:
+    """The piece with new pitches, where two notes that met on one key no longer do.
+
+    Of two struck together the one that was not there before goes an octave away, under the melody
+    and above the bass if it fits, else it is left out; a key still held is let go when it is
+    struck again.
+    """
+    changed = moved != piece.pitch
+    keep = np.ones(len(piece), dtype=bool)
+    duration = piece.duration.copy()
+    for note in np.flatnonzero(changed):
+        struck = keep & (np.abs(piece.onset - piece.onset[note]) <= _TOGETHER)
+        same = struck & (moved == moved[note])
+        same[note] = False
+        if same.any():
+            mover = note
+            if piece.voice[note] == MELODY:
+                mover = int(np.flatnonzero(same)[0])
+            free = [
+                p
+                for p in (moved[mover] - 12, moved[mover] + 12)
+                if moved[struck].min() < p < moved[struck].max() and p not in moved[struck]
+            ]
+            if free:
+                moved[mover] = free[0]
+            else:
+                keep[mover] = False
+                continue
+        earlier = (moved == moved[note]) & (piece.onset < piece.onset[note] - _TOGETHER)
+        held = keep & earlier & (piece.onset + duration > piece.onset[note])
+        duration[held] = piece.onset[note] - piece.onset[held]
+        later = (moved == moved[note]) & (piece.onset > piece.onset[note] + _TOGETHER)
+        later &= keep & (piece.onset < piece.onset[note] + duration[note])
+        if later.any():
+            duration[note] = piece.onset[later].min() - piece.onset[note]
+    return Piece.of(
+        piece.onset[keep],
+        duration[keep],
+        moved[keep],
+        piece.velocity[keep],
+        piece.voice[keep],
+        tempo=piece.tempo,
+        beats_per_bar=piece.beats_per_bar,
+        bars=piece.bars,
+        pedal=piece.pedal,
+    )
