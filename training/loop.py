@@ -53,7 +53,7 @@ def save_checkpoint(
     step: int,
     modules: Mapping[str, nn.Module],
     averages: Mapping[str, Average],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer],
     generator: torch.Generator,
     meta: Mapping[str, object] | None = None,
 ) -> None:
@@ -62,14 +62,16 @@ def save_checkpoint(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for name, module in modules.items():
-        state = {key: value.contiguous() for key, value in module.state_dict().items()}
+        # Copies: tied weights share memory, which safetensors refuses.
+        state = {key: value.clone().contiguous() for key, value in module.state_dict().items()}
         save_file(state, fresh / f"{name}.safetensors")
     for name, average in averages.items():
         state = {key: value.contiguous() for key, value in average.state.items()}
         save_file(state, fresh / f"{name}.average.safetensors")
     moments = {
-        f"{index}.{key}": value.contiguous()
-        for index, entry in optimizer.state_dict()["state"].items()
+        f"{prefix}{index}.{key}": value.contiguous()
+        for prefix, one in _by_prefix(optimizer).items()
+        for index, entry in one.state_dict()["state"].items()
         for key, value in entry.items()
         if isinstance(value, torch.Tensor)
     }
@@ -88,7 +90,7 @@ def load_checkpoint(
     folder: Path,
     modules: Mapping[str, nn.Module],
     averages: Mapping[str, Average],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> int:
     """Restore everything `save_checkpoint` wrote and return the step; 0 when there is nothing."""
@@ -103,12 +105,23 @@ def load_checkpoint(
         average.state = load_file(folder / f"{name}.average.safetensors")
     moments = load_file(folder / "optimizer.safetensors")
     generator.set_state(moments.pop("generator"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for prefix, one in _by_prefix(optimizer).items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in moments.items():
+            index, name = key.removeprefix(prefix).split(".", 1)
+            if key.startswith(prefix) and index.isdigit():
+                state.setdefault(int(index), {})[name] = value
+        one.load_state_dict({**one.state_dict(), "state": state})
     return int(json.loads((folder / "meta.json").read_text())["step"])
+
+
+def _by_prefix(
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer],
+) -> dict[str, torch.optim.Optimizer]:
+    """One optimiser under no prefix, several each under its name."""
+    if isinstance(optimizer, Mapping):
+        return {f"{name}.": one for name, one in optimizer.items()}
+    return {"": optimizer}
 
 
 class Log:
