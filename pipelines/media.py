@@ -157,10 +157,12 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         msg = f"{name}: cannot be read ({error.strerror}); check the path"
         raise MediaError(msg) from error
-    from pipelines import media_midi
+    from pipelines import media_midi, media_sound
 
     if media_midi.is_midi(magic):
         return media_midi.read_midi_metadata(path)
+    if media_sound.kind_of(magic) is not None:
+        return media_sound.read_sound_metadata(path)
     msg = (
         f"{name}: its content is no PNG, JPEG or WEBP, nor MIDI, WAV, FLAC or MP3, "
         "whatever its name says; convert it"

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.piece import ACCOMPANIMENT, MELODY, VOICES, Piece
+from adapters.voices import find_melody
 from pipelines.media_records import (
     MediaError,
     check_size,
@@ -55,11 +56,8 @@ _TEXT, _COPYRIGHT, _NAME, _INSTRUMENT = 0x01, 0x02, 0x03, 0x04
 _END, _TEMPO, _METRE = 0x2F, 0x51, 0x58
 _SOURCE = re.compile(rb"DigitalSourceType: (\S{1,200})")
 _FRAMES = {24: 24.0, 25: 25.0, 29: 30_000 / 1001, 30: 30.0}  # SMPTE frames a second
-# Names of the tune in the files of several notation programs and data sets, the surest first.
-_TUNE = (r"\bmelod(y|ie|ia)\b", r"\bvocals?\b|\bvox\b|\bsing", r"\bvoice\b|\blead\b|\bsoprano\b")
 
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -150,7 +148,7 @@ def decode_midi(data: bytes, name: str = "MIDI", remarks: list[str] | None = Non
     if ours:
         voice = np.where(rows[:, 5] == 1, MELODY, ACCOMPANIMENT)
     else:
-        tune = _melody(onset, duration, rows[:, 2], rows[:, 5], parts)
+        tune = find_melody(onset, duration, rows[:, 2], rows[:, 5], parts)
         voice = np.where(tune, MELODY, ACCOMPANIMENT)
     pitch, velocity = rows[:, 2].astype(np.int16), rows[:, 3].astype(np.int16)
     keep = tempo[:, 0] < max(bars * bar, last + shift)
@@ -473,62 +471,6 @@ def _joined(spans: Floats) -> Floats:
         else:
             kept.append([start, end])
     return np.array(kept, dtype=np.float64).reshape(-1, 2)
-
-
-# --- which notes are the tune
-
-
-def _melody(
-    onset: Floats, duration: Floats, pitch: Floats, part: Floats, names: Mapping[int, str]
-) -> Flags:
-    """(n,) which notes are the melody."""
-    height = {key: float(pitch[part == key].mean()) for key in names}
-    for pattern in _TUNE:
-        called = [key for key, name in names.items() if re.search(pattern, name, re.IGNORECASE)]
-        if called:
-            return np.asarray(part == max(called, key=lambda key: height[key]))
-    counts = {key: int((part == key).sum()) for key in names}
-    # a part with a tenth of the fullest one's notes is an ornament, not the tune
-    full = [key for key in names if counts[key] * 10 >= max(counts.values())]
-    if len(names) > 1:
-        single = [key for key in full if _one_at_a_time(onset[part == key], duration[part == key])]
-        if single:
-            return np.asarray(part == max(single, key=lambda key: height[key]))
-    top = np.asarray(part == max(full, key=lambda key: height[key]))
-    mask = np.zeros(len(onset), dtype=np.bool_)
-    mask[top] = _skyline(onset[top], duration[top], pitch[top])
-    return mask
-
-
-def _one_at_a_time(onset: Floats, duration: Floats) -> bool:
-    """Whether four of five notes are half over before the next one starts (legato overlaps)."""
-    order = np.argsort(onset, kind="stable")
-    gaps = np.diff(onset[order])
-    return bool(np.mean(np.append(gaps >= duration[order][:-1] / 2, True)) >= 0.8)
-
-
-def _skyline(onset: Floats, duration: Floats, pitch: Floats) -> Flags:
-    """The highest notes (Uitdenbogerd & Zobel 1999): none starts under one that still sounds.
-
-    Notes more than an octave under the median of their neighbours are the bass in a rest of the
-    tune and are left out.
-    """
-    order = np.lexsort((-pitch, onset))
-    found: list[int] = []
-    end, high, start = -1.0, -1.0, -1.0
-    for i in order.tolist():
-        together = onset[i] < start + 1 / 16  # beats: a chord that is not struck quite at once
-        if found and together and pitch[i] > high:
-            found.pop()
-        elif found and (together or (onset[i] < end - duration[i] / 4 and pitch[i] < high)):
-            continue
-        found.append(i)
-        start, end, high = float(onset[i]), float(onset[i] + duration[i]), float(pitch[i])
-    top = pitch[found]
-    near = [np.median(top[max(0, i - 8) : i + 9]) for i in range(len(found))]
-    mask = np.zeros(len(onset), dtype=np.bool_)
-    mask[[i for i, middle in zip(found, near, strict=True) if pitch[i] >= middle - 12]] = True
-    return mask
 
 
 # --- writing
