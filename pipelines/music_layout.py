@@ -28,17 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.piece import MELODY, Piece
+from pipelines.music_sheet import CHORDS, HIGHEST, LOWEST, SOURCES, STEPS
 
 if TYPE_CHECKING:
     from miditok import REMI
 
-STEPS = 4
-"""Grid positions in a beat: POP909's notes lie on sixteenths to 5 ms on average."""
-LOWEST, HIGHEST = 21, 108  # the keys of a piano
 UNKNOWN = "None"
 
-SOURCES = ("pop", "classical")
-"""Where a training piece came from; the composer can ask for either manner."""
 # How many steps each attribute has. Edges are quantiles of the training music (controls.json).
 PIECE_CONTROLS: dict[str, int] = {
     "Source": len(SOURCES),
@@ -57,30 +53,8 @@ BAR_CONTROLS: dict[str, int] = {
     "Contour": 3,
     "Repeat": 6,
 }
-REPEATS = (0, 1, 2, 4, 8)
-"""Bars back to what a bar repeats; 0: it is new; the last class is any other distance."""
 LEFT = 4  # the last bars are counted down, so that a piece knows how to end
-CHORD_QUALITIES = ("maj", "min", "7", "maj7", "min7", "sus", "dim", "aug")
-CHORDS = 1 + 12 * len(CHORD_QUALITIES)  # 0: no chord; then root * qualities + quality
-SIMILAR = 0.6  # share of common notes from which a bar counts as a repeat
-
 Codes = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A piece as it stands on the page.
-
-    piece: onsets and durations on the grid of sixteenths, tonic C, velocities meaningless.
-    minor: C minor or C major. chords: int16 (bars, 2), the chord of each half bar, 0..CHORDS-1.
-    source: index into SOURCES. bpm: quarter notes a minute.
-    """
-
-    piece: Piece
-    minor: bool
-    chords: NDArray[np.int16]
-    source: int = 0
-    bpm: float = 100.0
 
 
 def make_tokenizer() -> REMI:
@@ -187,83 +161,6 @@ class Layout:
                 found.append((at, key, length[token], voice))
                 key = -1
         return found
-
-
-# Attributes of bars, free of tempo ---------------------------------------------------------------
-
-
-def bar_attributes(piece: Piece) -> dict[str, NDArray[np.float64]]:
-    """What a bar's controls are made from, each (bars,); nan where a bar has no notes.
-
-    Density: notes in the bar. Polyphony: sounding notes while any sounds. Register: mean MIDI
-    pitch. Length: mean duration, beats. Contour: melody's rise, semitones a bar (regression of
-    pitch on time, times the bar's length).
-    """
-    count = piece.bars
-    bar = np.clip(piece.bar_of(), 0, count - 1)
-    notes = np.bincount(bar, minlength=count).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        register = np.bincount(bar, piece.pitch, count) / notes
-        length = np.bincount(bar, piece.duration, count) / notes
-    cells = round(piece.beats_per_bar * STEPS)
-    first = np.rint(piece.onset * STEPS).astype(int)
-    last = np.maximum(np.rint(piece.offset * STEPS).astype(int), first + 1)
-    change = np.zeros(count * cells + 1)
-    np.add.at(change, np.minimum(first, count * cells), 1)
-    np.add.at(change, np.minimum(last, count * cells), -1)
-    sounding = np.cumsum(change)[:-1].reshape(count, cells)
-    busy = (sounding > 0).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        polyphony = sounding.sum(axis=1) / busy
-    tune = piece.select(piece.voice == MELODY) if (piece.voice == MELODY).any() else piece
-    contour = np.full(count, np.nan)
-    where = np.clip(tune.bar_of(), 0, count - 1)
-    x = tune.onset - where * piece.beats_per_bar
-    y = tune.pitch.astype(float)
-    n = np.bincount(where, minlength=count).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mx, my = np.bincount(where, x, count) / n, np.bincount(where, y, count) / n
-        dx, dy = x - mx[where], y - my[where]
-        spread = np.bincount(where, dx * dx, count)
-        slope = np.bincount(where, dx * dy, count) / spread * piece.beats_per_bar
-    contour = np.where((n >= 2) & (spread > 0.01), slope, np.where(n >= 1, 0.0, np.nan))
-    empty = notes == 0
-    return {
-        "Density": notes,
-        "Polyphony": np.where(empty, np.nan, polyphony),
-        "Register": register,
-        "Length": length,
-        "Contour": contour,
-    }
-
-
-def repeats(piece: Piece) -> Codes:
-    """(bars,) index into REPEATS of each bar, len(REPEATS) for another distance, 0 when new.
-
-    Likeness is the share of common (grid step, pitch) pairs, of the melody where both bars have
-    one. The nearest bar that is alike enough counts, up to 32 bars back.
-    """
-    bar, cells = piece.bar_of(), round(piece.beats_per_bar * STEPS)
-    step = np.rint(piece.onset * STEPS).astype(int) - bar * cells
-    sets: list[tuple[set[tuple[int, int]], set[tuple[int, int]]]] = []
-    for index in range(piece.bars):
-        here = bar == index
-        tune = here & (piece.voice == MELODY)
-        sets.append(
-            (
-                set(zip(step[tune].tolist(), piece.pitch[tune].tolist(), strict=True)),
-                set(zip(step[here].tolist(), piece.pitch[here].tolist(), strict=True)),
-            )
-        )
-    codes = np.zeros(piece.bars, dtype=np.int64)
-    for index, (tune, whole) in enumerate(sets):
-        for back in range(1, min(index, 32) + 1):
-            other_tune, other_whole = sets[index - back]
-            a, b = (tune, other_tune) if len(tune) > 1 and other_tune else (whole, other_whole)
-            if a and len(a & b) >= SIMILAR * len(a | b):
-                codes[index] = REPEATS.index(back) if back in REPEATS else len(REPEATS)
-                break
-    return codes
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,9 @@ from pipelines.music_layout import (
     PIECE_CONTROLS,
     Edges,
     Layout,
-    Sheet,
-    bar_attributes,
     make_tokenizer,
-    repeats,
 )
+from pipelines.music_sheet import Sheet, bar_attributes, repeats
 from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
 from training.music_data import is_held_out, load_sheets
 
@@ -184,7 +182,7 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 
 def loss_of(model: LlamaForCausalLM, tokens: Tensor, ignored: Tensor) -> Tensor:
-    """Mean nats a token. `ignored`: (vocabulary,) bool, tokens that the composer is always given."""
+    """Mean nats a token; `ignored` (vocabulary,) marks tokens that the composer is always given."""
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
     target = tokens[:, 1:].clone()
     target[ignored[target]] = -100

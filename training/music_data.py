@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from adapters.piece import ACCOMPANIMENT, MELODY, Piece
-from adapters.tonality import QUALITIES, chords_of, find_key, pitch_class_weights
-from pipelines.music_layout import CHORD_QUALITIES, HIGHEST, LOWEST, STEPS, Sheet
+from pipelines.music_sheet import STEPS, Sheet, chord_code, found_sheet, in_c, on_page
 
 HELD_OUT = 20  # every 20th song of a set is for validation
 SHORTEST = 8  # bars
@@ -34,12 +33,6 @@ SHORT = {
     "maj7": "maj7", "min7": "min7", "sus2": "sus", "sus4": "sus", "sus4(b7)": "sus",
     "dim": "dim", "dim7": "dim", "hdim7": "dim", "aug": "aug",
 }  # fmt: skip
-# The finder's qualities (adapters.tonality) as ours.
-NAMED = {
-    "major": "maj", "minor": "min", "dominant seventh": "7", "major seventh": "maj7",
-    "minor seventh": "min7", "suspended": "sus", "diminished": "dim", "augmented": "aug",
-    "half-diminished": "dim", "diminished seventh": "dim",
-}  # fmt: skip
 # Scores whose texture a piano can play. Song collections without accompaniment are left out.
 COMPOSERS = ("bach", "beethoven", "chopin", "corelli", "handel", "haydn", "joplin", "mozart",
              "schubert", "schumann_clara", "schumann_robert")  # fmt: skip
@@ -48,48 +41,6 @@ COMPOSERS = ("bach", "beethoven", "chopin", "corelli", "handel", "haydn", "jopli
 def pitch_class(name: str) -> int:
     """0..11 of a note name such as F#, Bb."""
     return (ROOTS[name[0]] + name.count("#") - name.count("b")) % 12
-
-
-def chord_code(root: int, quality: str) -> int:
-    """The layout's number of a chord."""
-    return 1 + root * len(CHORD_QUALITIES) + CHORD_QUALITIES.index(quality)
-
-
-def on_page(piece: Piece) -> Piece:
-    """Onsets and ends on the grid, pitches on the piano, doubled notes once."""
-    first = np.rint(piece.onset * STEPS)
-    last = np.maximum(np.rint(piece.offset * STEPS), first + 1)
-    pitch = piece.pitch.astype(int)
-    pitch = np.where(pitch < LOWEST, pitch + 12 * -(-(LOWEST - pitch) // 12), pitch)
-    pitch = np.where(pitch > HIGHEST, pitch - 12 * -(-(pitch - HIGHEST) // 12), pitch)
-    keep = first < piece.beats * STEPS
-    rows: dict[tuple[int, int], tuple[int, int]] = {}
-    for at, key, end, voice in zip(
-        first[keep].astype(int).tolist(), pitch[keep].tolist(), last[keep].astype(int).tolist(),
-        piece.voice[keep].tolist(), strict=True,
-    ):  # fmt: skip
-        old = rows.get((at, key))
-        rows[(at, key)] = (end, voice) if old is None else (max(end, old[0]), min(voice, old[1]))
-    # A key struck again ends the note before.
-    order = sorted(rows)
-    ends: dict[int, tuple[int, int]] = {}
-    for at, key in order:
-        if key in ends and ends[key][1] > at:
-            start, _ = ends[key]
-            rows[(start, key)] = (at, rows[(start, key)][1])
-        ends[key] = (at, rows[(at, key)][0])
-    if not order:
-        return replace(piece.select(np.zeros(len(piece), dtype=bool)))
-    return Piece.of(
-        [at / STEPS for at, _ in order],
-        [(rows[row][0] - row[0]) / STEPS for row in order],
-        [key for _, key in order],
-        64,
-        [rows[row][1] for row in order],
-        tempo=float(piece.tempo[0, 1]),
-        beats_per_bar=piece.beats_per_bar,
-        bars=piece.bars,
-    )
 
 
 # POP909 ------------------------------------------------------------------------------------------
@@ -151,7 +102,7 @@ def _song(path: Path, beats: np.ndarray) -> Iterator[Sheet]:
         if last - first < SHORTEST:
             continue
         root, mode = name.split(":")
-        yield _in_c(piece.between(first, last), halves[first:last], pitch_class(root), mode)
+        yield in_c(piece.between(first, last), halves[first:last], pitch_class(root), mode)
 
 
 def _tracks(path: Path) -> dict[str, np.ndarray]:
@@ -185,19 +136,6 @@ def _pop_chord(symbol: str) -> int:
         return 0
     root, quality = symbol.split("/")[0].split(":")
     return chord_code(pitch_class(root), SHORT.get(quality, "maj"))
-
-
-def _in_c(piece: Piece, chords: np.ndarray, tonic: int, mode: str, source: int = 0) -> Sheet:
-    """The same music with tonic C, moved by at most six semitones."""
-    shift = (-tonic + 5) % 12 - 5
-    moved = on_page(piece.transposed(shift))
-    codes = chords.astype(int)
-    count = len(CHORD_QUALITIES)
-    root, quality = (codes - 1) // count, (codes - 1) % count
-    codes = np.where(codes > 0, 1 + (root - tonic) % 12 * count + quality, 0)
-    return Sheet(
-        moved, mode.startswith("min"), codes.astype(np.int16), source, float(piece.tempo[0, 1])
-    )
 
 
 # Scores ------------------------------------------------------------------------------------------
@@ -249,34 +187,6 @@ def score_piece(path: Any) -> Piece | None:
     onset, length, pitch, voice = zip(*rows, strict=True)
     bars = 2 * per_bar if per_bar == 2.0 else per_bar  # two bars of 2/4 are one of 4/4
     return Piece.of(onset, length, pitch, 64, voice, tempo=bpm, beats_per_bar=bars)
-
-
-def found_sheet(piece: Piece, source: int = 0) -> Sheet:
-    """A sheet whose key and chords are found from its notes, for music that brings neither."""
-    page = on_page(piece)
-    key = find_key(page)
-    moved = _in_c(
-        page, np.zeros((page.bars, 2), np.int16), key.tonic, "min" if key.minor else "maj", source
-    )
-    return replace(moved, chords=found_chords(moved.piece))
-
-
-def found_chords(piece: Piece) -> np.ndarray:
-    """int16 (bars, 2): the chord of each half bar by how long each pitch class sounds in it."""
-    half = piece.beats_per_bar / 2
-    edges = np.arange(piece.bars * 2 + 1) * half
-    weights = pitch_class_weights(piece, edges)
-    bass = np.full(piece.bars * 2, -1)
-    for index in range(piece.bars * 2):
-        here = (piece.onset < edges[index + 1] - 1e-6) & (piece.offset > edges[index] + 1e-6)
-        if here.any():
-            bass[index] = piece.pitch[here].min()
-    roots, qualities = chords_of(weights, bass)
-    codes = [
-        0 if root < 0 else chord_code(int(root), NAMED[QUALITIES[quality]])
-        for root, quality in zip(roots, qualities, strict=True)
-    ]
-    return np.array(codes, dtype=np.int16).reshape(-1, 2)
 
 
 # One file ----------------------------------------------------------------------------------------
