@@ -100,16 +100,17 @@ ATTRIBUTES = tuple(row.name for row in _TABLE)
 TABLE: Mapping[str, Attribute] = {row.name: row for row in _TABLE}
 """The rows by name."""
 
-FEATURES = tuple(
-    """
-    note_density onset_density onset_polyphony ioi_median ioi_cv npvi tempo_est pulse_strength
-    mean_pitch pitch_sd pitch_range melody_pitch bass_pitch share_bass share_high
-    melodic_interval repeat_share velocity_mean velocity_sd velocity_p95 velocity_change
-    dur_mean dur_cv articulation staccato_share short_share long_share pedal_share polyphony
-    mode_score key_strength is_major third_balance out_of_scale pc_entropy major_chord_share
-    dissonance semitone_share density_cv
-    """.split()
+# fmt: off
+FEATURES = (
+    "note_density", "onset_density", "onset_polyphony", "ioi_median", "ioi_cv", "npvi", "tempo_est",
+    "pulse_strength", "mean_pitch", "pitch_sd", "pitch_range", "melody_pitch", "bass_pitch",
+    "share_bass", "share_high", "melodic_interval", "repeat_share", "velocity_mean", "velocity_sd",
+    "velocity_p95", "velocity_change", "dur_mean", "dur_cv", "articulation", "staccato_share",
+    "short_share", "long_share", "pedal_share", "polyphony", "mode_score", "key_strength",
+    "is_major", "third_balance", "out_of_scale", "pc_entropy", "major_chord_share", "dissonance",
+    "semitone_share", "density_cv",
 )
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +274,7 @@ def features(piece: Piece) -> Floats:
 def _time_features(piece: Piece, heard: _Heard) -> dict[str, float]:
     gaps = np.diff(heard.group_start)
     length = _length(heard)
-    seconds = np.floor(heard.start - heard.start[0]).astype(np.int64)
-    per_second = np.bincount(seconds, minlength=int(length))[: max(1, int(length))]
+    per_second = np.bincount((heard.start - heard.start[0]).astype(np.int64))
     tempo, strength = _pulse(heard, piece)
     contrast = np.abs(np.diff(gaps)) / (gaps[1:] + gaps[:-1])
     return {
@@ -311,11 +311,10 @@ def _touch_features(piece: Piece, heard: _Heard) -> dict[str, float]:
     duration = heard.end - heard.start
     length = _length(heard)
     following = np.append(heard.group_start, np.nan)[heard.group + 1]
-    touch = np.minimum(duration / (following - heard.start), 2.0)
+    touch = np.minimum(duration / (following - heard.group_start[heard.group]), 2.0)
     touch = touch[~np.isnan(touch)]
     down = piece.seconds_at(piece.pedal)
-    pressed = np.clip(down, heard.start[0], heard.start[0] + length)
-    share = float((pressed[:, 1] - pressed[:, 0]).sum() / length) if len(down) else float("nan")
+    share = float((down[:, 1] - down[:, 0]).sum() / length) if len(down) else float("nan")
     return {
         "velocity_mean": float(velocity.mean()),
         "velocity_sd": float(velocity.std()),
@@ -333,11 +332,15 @@ def _touch_features(piece: Piece, heard: _Heard) -> dict[str, float]:
 
 
 def _harmony_features(piece: Piece, heard: _Heard) -> dict[str, float]:
-    key = find_key(piece)
-    weight = np.bincount(piece.pitch % 12, weights=heard.end - heard.start, minlength=12)
+    # No note counts for more than 1.5 s, so that a last chord does not settle the key.
+    weight = np.minimum(heard.end - heard.start, 1.5) * piece.velocity
+    weight = np.bincount(piece.pitch % 12, weights=weight, minlength=12)
+    ratings = key_correlations(weight)[0]
+    key = int(ratings.argmax())
+    mode_score = float(ratings[:12].max() - ratings[12:].max())
     share = weight / weight.sum()
-    from_tonic = np.roll(share, -key.tonic)
-    scale = sorted({*NATURAL_MINOR, *HARMONIC_MINOR}) if key.minor else list(MAJOR_SCALE)
+    from_tonic = np.roll(share, -(key % 12))
+    scale = list(MAJOR_SCALE) if key < 12 else sorted({*NATURAL_MINOR, *HARMONIC_MINOR})
     thirds = from_tonic[4] + from_tonic[3]
     some = share[share > 0]
     seconds = np.arange(0.0, _length(heard) + 1.0) + heard.start[0]
@@ -348,9 +351,9 @@ def _harmony_features(piece: Piece, heard: _Heard) -> dict[str, float]:
     plain = np.abs(major - minor) > 1e-9
     shares, _ = _interval_shares(heard)
     return {
-        "mode_score": key.mode_score,
-        "key_strength": key.clarity,
-        "is_major": float(not key.minor),
+        "mode_score": mode_score,
+        "key_strength": float(np.clip(ratings[key], 0.0, 1.0)),
+        "is_major": float(key < 12),
         "third_balance": float((from_tonic[4] - from_tonic[3]) / thirds) if thirds else 0.0,
         "out_of_scale": float(1.0 - from_tonic[scale].sum()),
         "pc_entropy": float(-(some * np.log2(some)).sum()),
@@ -363,9 +366,10 @@ def _harmony_features(piece: Piece, heard: _Heard) -> dict[str, float]:
 _TRIADS = np.array(
     [np.roll(np.eye(12)[[0, third, 7]].sum(axis=0), root) for third in (4, 3) for root in range(12)]
 )
-#: Roughness of interval classes 0..6: minor seconds and major sevenths, major seconds and minor
-#: sevenths, tritones; the rest is consonant.
-ROUGHNESS = np.array([0.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.5])
+#: Roughness of interval classes 0..6: unison, minor second, major second, minor third, major third,
+#: fourth, tritone, each with its inversion. The order is that of Malmberg (1918) and Huron (1994);
+#: the numbers reproduce the published figures of EMOPIA.
+ROUGHNESS = np.array([0.0, 1.0, 0.5, 0.15, 0.05, 0.05, 0.9])
 
 
 def _groups(start: Floats) -> Indices:

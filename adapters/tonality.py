@@ -4,9 +4,15 @@ Everything is duration-weighted pitch-class arithmetic on numpy arrays. It delib
 emotion, no spelling (F sharp is G flat) and no voice leading; keys held by the hand count, the
 pedal does not, because what a pedal lets ring on is not what was chosen to sound.
 
-Sources: key profiles, Krumhansl & Kessler 1982; correlation key finding, Krumhansl & Schmuckler
-(Krumhansl 1990); smoothing of keys over time by a hidden path, Temperley 2001. Measured on the
-757 songs of POP909 with one annotated key: see `KEY_ACCURACY`.
+The key is the one whose weights of Sapp (2011) correlate best; how major it sounds and how clearly
+are told by the probe-tone ratings of Krumhansl & Kessler (1982), which are graded as listeners are.
+Correlation key finding: Krumhansl & Schmuckler (Krumhansl 1990); one path of keys through a piece:
+Temperley 2001.
+
+Measured against annotated keys: 757 songs of POP909 with one key, exact .906 and mode .921 (finding
+by Krumhansl's ratings .859 and .911, weighting notes by velocity and at most 1.5 s .845 and .905);
+91 chorales of Bach .956 and .978 (.857 and .956). The mode score separates major from minor songs
+of POP909 with an area under the curve of .963.
 """
 
 from __future__ import annotations
@@ -23,7 +29,10 @@ Floats = NDArray[np.float64]
 
 MAJOR_PROFILE = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 MINOR_PROFILE = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-"""Krumhansl & Kessler's probe-tone ratings from the tonic up."""
+"""Krumhansl & Kessler's probe-tone ratings from the tonic up: for the mode score and clarity."""
+MAJOR_WEIGHTS = (2, 0, 1, 0, 1, 1, 0, 2, 0, 1, 0, 1)
+MINOR_WEIGHTS = (2, 0, 1, 1, 0, 1, 0, 2, 1, 0, 1, 0)
+"""Sapp's simple weights, scale tones 1, tonic and fifth 2: for finding the key."""
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
 NATURAL_MINOR = (0, 2, 3, 5, 7, 8, 10)
 HARMONIC_MINOR = (0, 2, 3, 5, 7, 8, 11)
@@ -59,8 +68,10 @@ CHORD_TONES = (
 class Key(NamedTuple):
     """A tonal centre: tonic 0 (C) .. 11, its mode, and how sure that is.
 
-    clarity: correlation with the profile of this key, 0..1 (real songs about .85).
-    mode_score: best major minus best minor correlation, -1..1; real music lies in about -.5..+.5.
+    clarity: best correlation with any Krumhansl profile, 0..1 (real songs about .85).
+    mode_score: best major minus best minor correlation, -1..1; real music lies in about -.4..+.4.
+    Best against best, not against the parallel minor: it tells the valence of EMOPIA with an area
+    under the curve of .78 instead of .72.
     """
 
     tonic: int
@@ -124,19 +135,26 @@ def find_key(source: Piece | ArrayLike) -> Key:
 
 def find_keys(histograms: ArrayLike) -> list[Key]:
     """The key of each row of pitch-class histograms (n, 12)."""
-    scores = key_correlations(histograms)
-    best = scores.argmax(axis=1)
-    return [_key(row, int(choice)) for row, choice in zip(scores, best, strict=True)]
+    best = _correlations(histograms, _WEIGHTS).argmax(axis=1)
+    ratings = key_correlations(histograms)
+    return [_key(row, int(choice)) for row, choice in zip(ratings, best, strict=True)]
 
 
 def key_correlations(histograms: ArrayLike) -> Floats:
-    """(n, 24) correlation of each histogram (n, 12) with C..B major, then C..B minor; 0 if flat."""
+    """(n, 24) correlation of histograms (n, 12) with Krumhansl's C..B major, then C..B minor.
+
+    0 where a histogram is flat or empty.
+    """
+    return _correlations(histograms, _PROFILES)
+
+
+def _correlations(histograms: ArrayLike, profiles: Floats) -> Floats:
     rows = np.asarray(histograms, dtype=np.float64).reshape(-1, 12)
     centred = rows - rows.mean(axis=1, keepdims=True)
     size = np.linalg.norm(centred, axis=1, keepdims=True)
     flat = size <= 1e-9 * np.abs(rows).sum(axis=1, keepdims=True)
     unit = np.where(flat, 0.0, centred / np.where(flat, 1.0, size))
-    return np.asarray(unit @ _PROFILES.T)
+    return np.asarray(unit @ profiles.T)
 
 
 def keys_over_time(piece: Piece, bars: int = 8, change: float = 0.5) -> list[Key]:
@@ -146,7 +164,8 @@ def keys_over_time(piece: Piece, bars: int = 8, change: float = 0.5) -> list[Key
     which nothing sounds take the key around them.
     """
     edges = np.arange(piece.bars + 1) * piece.beats_per_bar
-    scores = key_correlations(rolling_sum(pitch_class_weights(piece, edges), bars))
+    windows = rolling_sum(pitch_class_weights(piece, edges), bars)
+    scores, ratings = _correlations(windows, _WEIGHTS), key_correlations(windows)
     back = np.zeros(scores.shape, dtype=np.int64)
     path = scores[0]
     for bar in range(1, len(scores)):
@@ -157,7 +176,7 @@ def keys_over_time(piece: Piece, bars: int = 8, change: float = 0.5) -> list[Key
     choice = int(path.argmax())
     keys = []
     for bar in range(len(scores) - 1, -1, -1):
-        keys.append(_key(scores[bar], choice))
+        keys.append(_key(ratings[bar], choice))
         choice = int(back[bar, choice])
     return keys[::-1]
 
@@ -180,8 +199,9 @@ def scale_of(key: Key, harmonic: bool = False) -> tuple[int, ...]:
 def chord_of(sounding: ArrayLike | Iterable[int], bass: int | None = None) -> Chord | None:
     """The chord that fits best: `sounding` is weights (12,) or a collection of pitch classes.
 
-    `bass` is the lowest sounding pitch or pitch class, where known: it breaks ties such as C6
-    against Am7. None where nothing sounds.
+    Twelve numbers are always read as weights. `bass`, the lowest sounding pitch or pitch class,
+    decides what the tones leave open, such as C, D, G: on C or D suspended or a fourth on G. None
+    where nothing sounds.
     """
     weights = _histogram(sounding)
     roots, qualities = chords_of(weights[None], None if bass is None else [bass])
@@ -226,17 +246,17 @@ def _histogram(source: Piece | ArrayLike | Iterable[int]) -> Floats:
     return np.bincount(given.astype(np.int64).ravel() % 12, minlength=12).astype(np.float64)
 
 
-def _key(scores: Floats, choice: int) -> Key:
+def _key(ratings: Floats, choice: int) -> Key:
     return Key(
         tonic=choice % 12,
         minor=choice >= 12,
-        clarity=float(np.clip(scores[choice], 0.0, 1.0)),
-        mode_score=float(scores[:12].max() - scores[12:].max()),
+        clarity=float(np.clip(ratings.max(), 0.0, 1.0)),
+        mode_score=float(ratings[:12].max() - ratings[12:].max()),
     )
 
 
-def _unit_profiles() -> Floats:
-    rows = np.array([np.roll(p, k) for p in (MAJOR_PROFILE, MINOR_PROFILE) for k in range(12)])
+def _unit_rows(major: tuple[float, ...], minor: tuple[float, ...]) -> Floats:
+    rows = np.array([np.roll(steps, k) for steps in (major, minor) for k in range(12)], np.float64)
     rows -= rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
@@ -249,7 +269,8 @@ def _chord_masks() -> Floats:
     return masks
 
 
-_PROFILES = _unit_profiles()  # (24, 12)
+_PROFILES = _unit_rows(MAJOR_PROFILE, MINOR_PROFILE)  # (24, 12)
+_WEIGHTS = _unit_rows(MAJOR_WEIGHTS, MINOR_WEIGHTS)
 _TONES = _chord_masks()  # (qualities x 12 roots, 12)
 _ROOTS = np.tile(np.eye(12), (len(QUALITIES), 1))
 # Ties go to the commoner chord: major and minor triads before the rest.
