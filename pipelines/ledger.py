@@ -19,7 +19,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -76,22 +76,47 @@ def write_atomic(path: Path | str, data: bytes) -> Path:
         TakeError: no space, or the folder cannot be written.
     """
     path = Path(path)
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = temporary(path)
-        try:
-            # not mkstemp: its 0600 would stay and hide the file from other people
-            with half.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                half.unlink()
-            raise
-        _sync_folder(path.parent)
+    write_together({path: data})
     return path
+
+
+def write_together(files: Mapping[Path, bytes]) -> list[Path]:
+    """Write several files, each whole: all of them, or none that was not there before.
+
+    They appear in the order of `files` once the last one is on the disk, so whoever finds the last
+    one finds all. Folders on the way are made. Returns those that are new.
+
+    Raises:
+        TakeError: no space, or a folder cannot be written.
+    """
+    new = [path for path in files if not path.exists()]
+    halves: dict[Path, Path] = {}
+    try:
+        for path, data in files.items():
+            with explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                halves[path] = temporary(path)
+                # not mkstemp: its 0600 would stay and hide the file from other people
+                with halves[path].open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path, half in halves.items():
+            with explained(path):
+                half.replace(path)
+    except BaseException:
+        remove([*halves.values(), *new])
+        raise
+    for folder in {path.parent for path in files}:
+        _sync_folder(folder)
+    return new
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files that are there and may be deleted, and say nothing of the others."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def append(out_dir: Path | str, line: Mapping[str, Any]) -> None:

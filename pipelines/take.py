@@ -1,8 +1,9 @@
 """Take: what was made, and the file that says what was asked.
 
 A `Take` is a finished file that carries its `Request`, so `Take.read(path)` needs no ledger and no
-folder around it. The file holds no time and no duration, so the same request gives the same
-bytes; those are in the ledger.
+folder around it. The same result in other media lies beside it as companions (of a MIDI file its
+sound and a picture of its notes), each with the same record. A file holds no time and no duration,
+so the same request gives the same bytes; those are in the ledger.
 
 This file deliberately does not know how media are made, nor any codec, nor what a reading means.
 """
@@ -14,13 +15,13 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import metadata as packages
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipelines import ledger, media
 from pipelines.ledger import TakeError, prepare_out, write_atomic
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
+    "Encoder",
     "Request",
     "Take",
     "TakeError",
@@ -41,8 +43,17 @@ __all__ = [
     "write_take",
 ]
 
+Encoder: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+"""Makes the bytes of a file from the records it is to carry: affect, parameters, digital_source."""
+
 SLUG = 40  # characters; long prompts as names break on Windows at 260
-_LIBRARIES = ("affect-studio", "torch", "diffusers", "transformers", "peft", "pillow")
+_LIBRARIES = (
+    "affect-studio", "torch", "diffusers", "transformers", "peft", "pillow", "numpy", "miditok",
+)  # fmt: skip
+_INSTRUMENTS = ("soundfont",)
+"""Inputs that a result is played on: no part of a real work gets into it through them."""
+_SHOWN = ("steps", "guidance_scale", "negative_prompt", "keep")
+"""Params with names of their own in the `parameters` line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class Take:
     sha256: of the file, hex. reading: what critics read, plain JSON, numbers to 4 places.
     seconds: how long it took; None when read from the file, which does not hold it.
     versions: library -> version. chosen: how it was picked among candidates, None when it was not.
+    companions: the same result in other media, beside the file; none when read from the file, which
+    does not know them.
     """
 
     request: Request
@@ -61,6 +74,7 @@ class Take:
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     chosen: dict[str, Any] | None = None
+    companions: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, path: Path | str) -> Take:
@@ -68,7 +82,7 @@ class Take:
 
         Raises:
             TakeError: the file carries no request of ours, or one that this version cannot read.
-            MediaError: it is no PNG, JPEG or WEBP, or is damaged.
+            MediaError: it is of no format that is written here, or is damaged.
         """
         path = Path(path)
         record = media.read_metadata(path).get("affect")
@@ -99,6 +113,7 @@ class Take:
             "key": self.request.key,
             "status": "done",
             "path": self.path.as_posix(),
+            "companions": [path.as_posix() for path in self.companions],
             "sha256": self.sha256,
             "request": self.request.to_json(),
             "reading": self.reading,
@@ -110,64 +125,82 @@ class Take:
 
 def write_take(
     request: Request,
-    data: Image | bytes,
+    data: Image | bytes | Encoder,
     out_dir: Path | str,
     *,
     reading: Mapping[str, Any] | None = None,
     seconds: float | None = None,
     ext: str = "png",
     chosen: Mapping[str, Any] | None = None,
+    companions: Mapping[str, bytes | Encoder] | None = None,
+    settings: Mapping[str, Any] | None = None,
     day: date | None = None,
 ) -> Take:
-    """Write one finished result: the file, whole or not at all, then its ledger line.
+    """Write one finished result: its files, whole or not at all, then its ledger line.
 
     Args:
-        request: what was asked; its record goes into the file.
-        data: a PIL image, encoded here, or bytes of a file that carries its record already.
+        request: what was asked; its record goes into every file.
+        data: a PIL image, encoded here; or a function that is given the records and returns the
+            bytes of the file; or bytes of a file that carries its record already.
         out_dir: the output folder; `prepare_out` should have been called before generating.
         reading: what critics read, plain JSON; numbers are rounded to 4 places.
         seconds: how long it took; for the ledger only.
         ext: suffix without the dot; for an image png, jpg or webp.
         chosen: how it was picked, for example {"of": 8, "rank": 1}.
+        companions: suffix -> bytes or function, as `data`: the result in other media, under the
+            same name.
+        settings: what the making settled, for the `parameters` line: {"Tempo": 72}.
         day: for the folder; today when not given.
 
     Returns:
         The take; its file is `out_dir/<day>/<modality>/<key8>-<emotion>-<slug>.<ext>`.
 
     Raises:
-        TakeError: no space or no right to write. Then neither a file nor a ledger line is left.
+        TakeError: no space or no right to write, or two files of one suffix. Then neither a file
+            nor a ledger line is left, nor when an encoder fails.
     """
     out_dir = Path(out_dir)
     read = _rounded(_optional_object(reading, "reading"))
     picked = _optional_object(chosen, "chosen")
-    if not isinstance(data, bytes):
-        record = {
+    size = None if isinstance(data, bytes) or callable(data) else data.size
+    texts = {
+        "affect": {
             "format": FORMAT,
             "key": request.key,
             "request": request.to_json(),
             "reading": read,
             "chosen": picked,
             "versions": versions(),
-        }
-        texts = {
-            "affect": record,
-            "parameters": parameters_line(request, data.size),
-            "digital_source": digital_source(request),
-        }
-        data = media.encode_image(data, ext, texts)
-    path = out_dir / take_name(request, ext, day or date.today())
-    is_new = not path.exists()
-    write_atomic(path, data)
-    sha256 = hashlib.sha256(data).hexdigest()
+        },
+        "parameters": parameters_line(request, size, settings),
+        "digital_source": digital_source(request),
+    }
+    made_on = day or date.today()
+    files: dict[Path, bytes] = {}
+    path = out_dir / take_name(request, ext, made_on)
+    for suffix, companion in (companions or {}).items():
+        beside = out_dir / take_name(request, suffix, made_on)
+        if beside == path or beside in files:
+            msg = f"ext: two files of a take cannot both be {beside.suffix}; choose another suffix"
+            raise TakeError(msg)
+        files[beside] = companion if isinstance(companion, bytes) else companion(texts)
+    if isinstance(data, bytes):
+        files[path] = data
+    else:
+        encode = data if callable(data) else functools.partial(media.encode_image, data, ext)
+        files[path] = encode(texts)
+    beside_it = tuple(files)[:-1]
+    sha256 = hashlib.sha256(files[path]).hexdigest()
     rounded = None if seconds is None else round(seconds, 3)
-    take = Take(request, path, sha256, read, rounded, versions(), picked)
+    take = Take(request, path, sha256, read, rounded, versions(), picked, beside_it)
+    new = ledger.write_together(files)
     try:
-        line = {**take.to_json(), "path": path.relative_to(out_dir).as_posix()}
+        line = take.to_json()
+        line["path"] = path.relative_to(out_dir).as_posix()
+        line["companions"] = [file.relative_to(out_dir).as_posix() for file in beside_it]
         ledger.append(out_dir, line)
     except BaseException:
-        if is_new:
-            with suppress(OSError):
-                path.unlink()
+        ledger.remove(new)
         raise
     return take
 
@@ -213,15 +246,25 @@ def slug(text: str) -> str:
     return kept
 
 
-def parameters_line(request: Request, size: tuple[int, int] | None = None) -> str:
+def parameters_line(
+    request: Request,
+    size: tuple[int, int] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> str:
     """The prompt and settings in the form of AUTOMATIC1111's "PNG info", which many tools show.
 
-    Three lines: prompt, negative prompt when there is one, settings. The prompt is put on one
-    line, so that no prompt can pose as settings, and cut at 4,000 characters: the exact one is in
-    the `affect` record.
+    Three lines: prompt (the emotion where there is none), negative prompt when there is one,
+    settings. The prompt is put on one line, so that no prompt can pose as settings, and cut at
+    4,000 characters: the exact one is in the `affect` record.
+
+    Args:
+        request: what was asked; of other media than pictures all simple params are settings.
+        size: of a picture, width and height.
+        more: settings to show behind these, by their names.
     """
     params = request.params
-    lines = [_one_line(request.prompt)]
+    title = request.prompt.strip() or f"{request.modality}: {request.emotion.text}"
+    lines = [_one_line(title)]
     if negative := _one_line(str(params.get("negative_prompt") or "")):
         lines.append(f"Negative prompt: {negative}")
     settings: dict[str, Any] = {
@@ -232,8 +275,15 @@ def parameters_line(request: Request, size: tuple[int, int] | None = None) -> st
         "Model": request.backbone,
         "Model hash": request.weights or None,
         "Emotion": request.emotion.text,
-        "Version": f"affect-studio {versions().get('affect-studio', '')}".strip(),
     }
+    if request.modality != "image":
+        settings |= {
+            name.replace("_", " ").capitalize(): value
+            for name, value in params.items()
+            if name not in _SHOWN and isinstance(value, (int, float, str)) and value
+        }
+    settings |= more or {}
+    settings["Version"] = f"affect-studio {versions().get('affect-studio', '')}".strip()
     keep = params.get("keep")
     if request.inputs and isinstance(keep, (int, float)):
         settings["Denoising strength"] = round(1 - keep, 4)
@@ -243,11 +293,13 @@ def parameters_line(request: Request, size: tuple[int, int] | None = None) -> st
 
 
 def digital_source(request: Request) -> str:
-    """The IPTC DigitalSourceType: made by a model, or a real picture changed by one.
+    """The IPTC DigitalSourceType: made by a model, or something real changed by one.
 
-    An input that is itself one of our pictures made from words does not make a composite.
+    An input that is itself one of ours made from words does not make a composite.
     """
-    for path in request.inputs.values():
+    for name, path in request.inputs.items():
+        if name in _INSTRUMENTS:
+            continue
         with suppress(media.MediaError):
             if media.read_metadata(path).get("digital_source") == media.TRAINED:
                 continue
