@@ -9,7 +9,7 @@ The transformer fills it. This file deliberately knows no token, no model and no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,12 +81,12 @@ def plan_bars(
     return bars, beats_per_bar * 60.0 / chosen
 
 
-def form_of(bars: int, *, form: str = "auto", after: Sequence[BarForm] = ()) -> list[BarForm]:
+def form_of(bars: int, *, form: str = "auto", lead: int = 0) -> list[BarForm]:
     """The form of a piece of `bars` bars.
 
     Phrases have four bars; what is left over becomes a longer last phrase (1 bar), or a coda of
-    two or three bars. `after`: the form of bars that stand before it, when a piece is continued;
-    then numbering goes on.
+    two or three bars. `lead`: bars that stand before it when a piece is continued; they count in
+    `source`, and their last phrase is the first theme, which may return.
     """
     if bars < 1:
         msg = f"bars: at least 1, received {bars}; ask for more seconds or a faster tempo"
@@ -99,11 +99,17 @@ def form_of(bars: int, *, form: str = "auto", after: Sequence[BarForm] = ()) -> 
         lengths[-1] += 1
     elif rest:
         lengths.append(rest)
-    letters = _letters(len(lengths), form)
+    first_of: dict[str, tuple[int, int]] = {}
+    if lead >= PHRASE:
+        letters = _letters(len(lengths) + 1, form)[1:]
+        first_of["a"] = (lead - PHRASE, PHRASE)
+        if letters[0] == "a" and len(letters) > 1:  # go on with something new
+            letters = letters[1:] + letters[0]
+    else:
+        letters = _letters(len(lengths), form)
     if rest > 1 and len(lengths) > 1:
         letters = letters[: len(lengths) - 1] + "-"
-    start, found = len(after), []
-    first_of: dict[str, tuple[int, int]] = {}
+    start, found = lead, []
     for phrase, (length, letter) in enumerate(zip(lengths, letters, strict=True)):
         here = start + len(found)
         known = first_of.get(letter) if letter != "-" and form != "through" else None

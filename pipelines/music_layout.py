@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.piece import MELODY, Piece
+from adapters.piece import ACCOMPANIMENT, MELODY, Piece
 from pipelines.music_sheet import CHORDS, HIGHEST, LOWEST, SOURCES, STEPS
 
 if TYPE_CHECKING:
@@ -111,7 +111,14 @@ class Layout:
             name: np.array([vocabulary[f"{name}_{s}"] for s in (*range(steps), UNKNOWN)])
             for name, steps in (PIECE_CONTROLS | BAR_CONTROLS).items()
         }
-        self.first_pitch = int(self.pitch[0])
+        # What a note token says, by id.
+        self.kind: dict[int, tuple[str, int]] = {}
+        for at, token in enumerate(self.position):
+            self.kind[int(token)] = ("position", at)
+        for index, token in enumerate(self.pitch):
+            self.kind[int(token)] = ("pitch", LOWEST + index)
+        for token, steps in zip(self.duration_ids, self.durations, strict=True):
+            self.kind[int(token)] = ("duration", int(steps))
 
     def nearest_duration(self, steps: NDArray[np.float64]) -> Codes:
         """Indices of the durations nearest to a number of grid steps."""
@@ -145,20 +152,19 @@ class Layout:
         A pitch before any position or without a duration is left out: a sampler may be stopped
         anywhere.
         """
-        position = {int(token): at for at, token in enumerate(self.position)}
-        pitch = {int(token): LOWEST + i for i, token in enumerate(self.pitch)}
-        length = {int(t): int(s) for t, s in zip(self.duration_ids, self.durations, strict=True)}
         found: list[tuple[int, int, int, int]] = []
         voice, at, key = MELODY, -1, -1
         for token in map(int, tokens):
-            if token == self.melody or token == self.accompaniment:
-                voice, at, key = (0 if token == self.melody else 1), -1, -1
-            elif token in position:
-                at, key = position[token], -1
-            elif token in pitch:
-                key = pitch[token]
-            elif token in length and at >= 0 and key >= 0:
-                found.append((at, key, length[token], voice))
+            if token in (self.melody, self.accompaniment):
+                voice, at, key = (MELODY if token == self.melody else ACCOMPANIMENT), -1, -1
+                continue
+            kind, value = self.kind.get(token, ("", 0))
+            if kind == "position":
+                at, key = value, -1
+            elif kind == "pitch":
+                key = value
+            elif kind == "duration" and at >= 0 and key >= 0:
+                found.append((at, key, value, voice))
                 key = -1
         return found
 
