@@ -362,8 +362,12 @@ class _Page:
         rows: list[tuple[float, float, int, int]] = []
         for bar, tokens in enumerate(writing.written[self.lead_bars :]):
             closes = bar == self.bars - 1
+            held: set[int] = set()
             for at, pitch, steps, voice in self.layout.notes(tokens):
-                # The last chord is held to the end of its bar.
+                # The last chord is held to the end of its bar, so no key is struck twice in it.
+                if closes and pitch in held:
+                    continue
+                held.add(pitch)
                 length = beats - at / STEPS if closes else steps / STEPS
                 rows.append((bar * beats + at / STEPS, length, pitch, voice))
         tempo = self.one.targets[:, COLUMN["tempo"]]
@@ -373,8 +377,8 @@ class _Page:
         onset, length, pitch, voice = (np.array(column) for column in zip(*rows, strict=True))
         length = np.minimum(length, self.bars * beats - onset)
         page = Piece.of(onset, length, pitch, 64, voice, beats_per_bar=beats, bars=self.bars)
-        # One key cannot sound twice: on_page ends a note where its key is struck again.
-        page = on_page(page).transposed(self.shift)
+        # on_page ends a note where its key is struck again and keeps all keys on the piano.
+        page = on_page(page.transposed(self.shift))
         return replace(page, tempo=np.stack([starts, tempo], axis=1))
 
 
