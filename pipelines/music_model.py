@@ -127,6 +127,7 @@ class _Row:
         self.notes: list[int] = []
         self.phase, self.voice = "chord", MELODY
         self.at, self.key, self.count = -1, LOWEST - 1, 0
+        self.tops: list[int] = []  # melody keys of this bar
         self.blocks.append(([], []))
         return before is not None and before != self.plan.whole
 
@@ -168,7 +169,9 @@ class _Row:
         if self.plan.closes:
             minor = self.plan.whole[1] == 1
             tones = (0,) if self.voice == MELODY else (0, 3 if minor else 4, 7)
-            strange = [key for key in range(lowest, HIGHEST + 1) if key % 12 not in tones]
+            # The tune ends on top: nothing of the chord lies above it.
+            top = HIGHEST if self.voice == MELODY else max(self.tops, default=HIGHEST)
+            strange = [k for k in range(lowest, HIGHEST + 1) if k % 12 not in tones or k > top]
             bias[self.layout.pitch[np.array(strange, dtype=int) - LOWEST]] = -np.inf
 
     def _repetition(self, bias: NDArray[np.float32]) -> None:
@@ -214,6 +217,8 @@ class _Row:
                 self.at, self.key, self.phase = value, LOWEST - 1, "pitch"
             elif kind == "pitch":
                 self.key, self.phase = value, "duration"
+                if self.voice == MELODY:
+                    self.tops.append(value)
             else:
                 self.phase, self.count = "next", self.count + 1
         return False
