@@ -51,9 +51,9 @@ FARTHEST = 12  # semitones of transposition
 TEMPO_FACTOR = 1.8
 SLOWEST, FASTEST = 36.0, 240.0
 #: Note lengths against the next onset of the voice: the driest touch and the longest overlap. A
-#: melody that overlaps more blurs its steps; what accompanies may ring.
+#: melody that overlaps more blurs its steps; what accompanies may ring while nothing rubs.
 DRIEST = 0.2
-OVERLAP = (1.15, 1.7)
+OVERLAP = (1.12, 1.7)
 #: Share of a change of note density that is taken by the tempo, of one of note length by touch.
 BY_TEMPO, BY_TOUCH = 0.4, 0.5
 TOGETHER = 0.06
@@ -116,6 +116,27 @@ def gaps(piece: Piece) -> Floats:
         known = following < len(mine)
         until[mine[known]] = onset[following[known]]
     return np.maximum(until - piece.onset, TOGETHER)
+
+
+def ringing(piece: Piece, longest: Floats) -> Floats:
+    """(n,) beats that each note can be held before one starts that it would rub against.
+
+    At most `longest` (n,). A second, a seventh, or the same key rubs; a third or a fifth, as in a
+    broken chord, does not.
+    """
+    held = longest.copy()
+    pitch = piece.pitch.astype(np.int64)
+    first = np.searchsorted(piece.onset, piece.onset + TOGETHER, side="right")
+    stop = np.searchsorted(piece.onset, piece.onset + longest - 1e-9)
+    for note in range(len(piece)):
+        later = np.abs(pitch[first[note] : stop[note]] - pitch[note])
+        rubs = np.flatnonzero(_RUBS[later % 12] | (later == 0))
+        if len(rubs):
+            held[note] = piece.onset[first[note] + rubs[0]] - piece.onset[note]
+    return held
+
+
+_RUBS = np.isin(np.arange(12), (1, 2, 10, 11))
 
 
 def pushed(value: ArrayLike, by: ArrayLike, low: ArrayLike, high: ArrayLike, knee: float) -> Floats:
@@ -246,10 +267,12 @@ def _with_touch(piece: Piece, moves: dict[str, Floats], pinned: Mapping[str, flo
         return piece
     by = _curve(longer, piece.onset, piece)
     gap = gaps(piece)
-    over = np.where(piece.voice == MELODY, *OVERLAP)
     duration = piece.duration
+    over = np.where(piece.voice == MELODY, *OVERLAP) * gap
+    # Joined to the next note, a little into it as a hand does; longer only where nothing rubs.
+    over = np.maximum(ringing(piece, over), OVERLAP[MELODY] * gap)
     low = np.log(np.minimum(duration, DRIEST * np.minimum(gap, duration)))
-    high = np.log(np.maximum(duration, over * gap))
+    high = np.log(np.maximum(duration, over))
     played = np.exp(pushed(np.log(duration), by, low, high, 0.08))
     played = np.where(by > 0, np.minimum(played, np.maximum(duration, _until_again(piece))), played)
     played = np.where(by == 0, duration, played)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from adapters.piece import MELODY, Piece
 from adapters.tonality import (
+    CHORD_TONES,
     MAJOR_SCALE,
     NATURAL_MINOR,
     QUALITIES,
@@ -36,8 +37,10 @@ TO_MINOR = {4: 3, 9: 8, 11: 10}
 TO_MAJOR = {low: high for high, low in TO_MINOR.items()}
 #: Degrees from which step on, both ways.
 _STEP_OF = {4: 1, 3: 1, 9: 2, 8: 2, 11: 3, 10: 3}
-#: A shorter visit to another key is heard as colour, not as a modulation.
-SHORTEST_MODULATION = 4
+#: Beats of a window in which the local key is looked for: four bars of 4/4 tell a tonic from its
+#: dominant no better than a coin where a piece opens on one. A visit shorter than half of it is
+#: heard as colour, not as a modulation.
+KEY_WINDOW = 32.0
 #: Beats between the end of a note and the start of the one it goes to.
 _NEXT = 0.3
 _TOGETHER = 0.06  # beats within which notes count as struck together: 30 ms at 120 bpm
@@ -45,43 +48,50 @@ _MAJORS = tuple(QUALITIES.index(name) for name in ("major", "dominant seventh"))
 _DIMINISHED = tuple(
     QUALITIES.index(name) for name in ("diminished", "half-diminished", "diminished seventh")
 )
+_DIMINISHED_SEVENTH = QUALITIES.index("diminished seventh")
 _SEVENTHS = tuple(k for k, name in enumerate(QUALITIES) if "seventh" in name)
 
 
 class _Beat(NamedTuple):
-    """One beat as a chord in a key: degrees are semitones above the local tonic."""
+    """Half a beat as a chord in a key: degrees are semitones above the local tonic.
+
+    Half, because ragtime and pop change their chords between beats.
+    """
 
     key: Key
     root: int  # -1: silence
     quality: int
     following: int  # degree of the next other root, -1 at the end
+    bass: int  # lowest sounding pitch, -1: silence
 
 
 def local_keys(piece: Piece) -> list[Key]:
     """One key a bar: the piece's own, except in stretches that stand in another scale.
 
-    A stretch in the relative key is not a modulation here (both have the same notes), and another
-    scale is named in the mode of the whole piece: what moves is its parallel, not its relative.
+    A stretch in the relative key is no modulation here, for both have the same notes, and another
+    scale is named in the mode of the whole piece: what moves is its parallel. (Leaving relative
+    stretches as they are was tried: the halves of a song then lie a third apart and the whole
+    has no key left.) The home tonic in the other mode is that mode.
     """
     home = find_key(piece)
-    keys = []
-    for each in keys_over_time(piece):
-        if each.tonic == home.tonic:
-            keys.append(each)
-        else:
-            shift = 0 if each.minor == home.minor else (3 if each.minor else -3)
-            tonic = (each.tonic + shift) % 12
-            keys.append(
-                home if tonic == home.tonic else each._replace(tonic=tonic, minor=home.minor)
-            )
-    names = [(key.tonic, key.minor) for key in keys]
-    start = 0
-    for bar in range(1, len(keys) + 1):
-        if bar == len(keys) or names[bar] != names[start]:
-            if bar - start < SHORTEST_MODULATION:
-                keys[start:bar] = [home] * (bar - start)
-            start = bar
+    window = max(4, round(KEY_WINDOW / piece.beats_per_bar))
+    keys = keys_over_time(piece, window)
+    for bar, each in enumerate(keys):
+        if each.tonic != home.tonic and each.minor != home.minor:
+            tonic = (each.tonic + (3 if each.minor else -3)) % 12
+            named = each._replace(tonic=tonic, minor=home.minor)
+            keys[bar] = home if tonic == home.tonic else named
+    for start, stop in _runs(keys):
+        if 2 * (stop - start) < window:
+            keys[start:stop] = [home] * (stop - start)
     return keys
+
+
+def _runs(keys: list[Key]) -> list[tuple[int, int]]:
+    """First bar and bar after the last of each stretch in one key."""
+    names = [(key.tonic, key.minor) for key in keys]
+    cuts = [k for k in range(1, len(names)) if names[k] != names[k - 1]]
+    return list(zip([0, *cuts], [*cuts, len(names)], strict=True))
 
 
 def with_mode(piece: Piece, steps: ArrayLike | int) -> Piece:
@@ -134,24 +144,28 @@ def _moved(piece: Piece, asked: NDArray[np.int64]) -> NDArray[np.int64]:
             moved[note] += shift
             continue
         if degree not in table:
-            if degree in table.values():
+            if degree in table.values() and (degree - beat.root) % 12 not in _tones(beat):
                 neighbours.append(note)
             continue
         if abs(step) < _STEP_OF[degree] and degree not in _completed(beat):
             continue
-        if degree == 11 and (_is_dominant(beat) or (_is_passing(beat) and lines.goes(note, 1))):
+        # Struck before its chord is complete, or just before it changes, it belongs to what comes.
+        soon = beats[at[note] : at[note] + 2 + int(2 * piece.duration[note])]
+        passing = beat.root not in (4, 7, 11) and bool(lines.after(note, 1))
+        if degree == 11 and (passing or any(map(_is_dominant, soon))):
             kept_seventh[note] = True
             continue
         if degree == 9:
             sixths.append(note)
         moved[note] += table[degree] - degree
-        if degree == 10 and beat.root == 10 and lines.lowest[note]:
+        if degree == 10 and beat.root == 10 and beat.bass == pitch[note]:
             # The major triad on the lowered seventh becomes the upper part of a dominant seventh;
             # in the bass the leading tone would be doubled, so the bass takes the root below.
             moved[note] = pitch[note] - 3
     for note in sixths:
         near = [*lines.after(note, 2), *lines.before(note, 2)]
-        chordal = beats[at[note]].root in (2, 5, 9)
+        beat = beats[at[note]]
+        chordal = (9 - beat.root) % 12 in _tones(beat)
         if any(kept_seventh[j] for j in near) and not chordal and not _clashes(piece, moved, note):
             moved[note] = pitch[note]
     for note in neighbours:
@@ -164,16 +178,15 @@ def _moved(piece: Piece, asked: NDArray[np.int64]) -> NDArray[np.int64]:
     return moved
 
 
+def _tones(beat: _Beat) -> tuple[int, ...]:
+    return CHORD_TONES[beat.quality] if beat.root >= 0 else ()
+
+
 def _is_dominant(beat: _Beat) -> bool:
     """V or vii of the key itself."""
     if beat.quality in _MAJORS:
         return beat.root == 7
     return beat.root == 11 and beat.quality in _DIMINISHED
-
-
-def _is_passing(beat: _Beat) -> bool:
-    """Whether a seventh degree here is not part of the chord."""
-    return beat.root not in (4, 7, 11)
 
 
 def _completed(beat: _Beat) -> tuple[int, ...]:
@@ -193,6 +206,9 @@ def _applied_dominant(beat: _Beat, degree: int, table: dict[int, int]) -> int | 
 
     It follows the root it leads to: 0 where that root stays, -1 or +1 where it moves.
     """
+    if beat.quality == _DIMINISHED_SEVENTH:
+        # Every tone of it leads somewhere; with one of them moved it is a chord of another kind.
+        return 0 if (degree - beat.root) % 3 == 0 else None
     if beat.quality not in _MAJORS or beat.root == 7:
         return None
     target = (beat.root + 5) % 12
@@ -207,8 +223,8 @@ def _applied_dominant(beat: _Beat, degree: int, table: dict[int, int]) -> int | 
 
 
 def _beat_edges(piece: Piece) -> NDArray[np.float64]:
-    """Starts of all beats and the end; a bar of 3.5 beats ends with half of one."""
-    inside = np.arange(0.0, piece.beats_per_bar - 1e-9)
+    """Starts of all half beats and the end."""
+    inside = np.arange(0.0, piece.beats_per_bar - 1e-9, 0.5)
     starts = np.arange(piece.bars)[:, None] * piece.beats_per_bar + inside
     return np.append(starts.ravel(), piece.beats)
 
@@ -217,17 +233,14 @@ def _beats(piece: Piece, edges: NDArray[np.float64], keys: list[Key]) -> list[_B
     weights = pitch_class_weights(piece, edges)
     per_bar = len(weights) // piece.bars
     by_bar = weights.reshape(piece.bars, per_bar, 12)
-    # A beat of two notes hardly tells its chord: its half bar helps, at a third of the weight.
-    half = max(1, (per_bar + 1) // 2)
-    around = np.concatenate(
-        [
-            np.broadcast_to(part.sum(axis=1, keepdims=True), part.shape)
-            for part in (by_bar[:, :half], by_bar[:, half:])
-            if part.shape[1]
-        ],
-        axis=1,
-    )
-    roots, qualities = chords_of((by_bar + 0.3 * around).reshape(-1, 12), _bass(piece, edges))
+    # Half a beat of two notes hardly tells its chord: its beat and its half bar help, for less.
+    around = by_bar.copy()
+    for width, share in ((2, 0.6), (max(2, (per_bar + 1) // 2), 0.2)):
+        for first in range(0, per_bar, width):
+            part = by_bar[:, first : first + width]
+            around[:, first : first + width] += share * part.sum(axis=1, keepdims=True)
+    bass = _bass(piece, edges)
+    roots, qualities = chords_of(around.reshape(-1, 12), bass)
     beats: list[_Beat] = []
     following_root = -1
     for k in range(len(roots) - 1, -1, -1):
@@ -235,10 +248,11 @@ def _beats(piece: Piece, edges: NDArray[np.float64], keys: list[Key]) -> list[_B
         if k + 1 < len(roots) and roots[k + 1] >= 0 and roots[k + 1] != roots[k]:
             following_root = int(roots[k + 1])
         if roots[k] < 0:
-            beats.append(_Beat(key, -1, -1, -1))
+            beats.append(_Beat(key, -1, -1, -1, -1))
             continue
         following = (following_root - key.tonic) % 12 if following_root >= 0 else -1
-        beats.append(_Beat(key, int(roots[k] - key.tonic) % 12, int(qualities[k]), following))
+        root = int(roots[k] - key.tonic) % 12
+        beats.append(_Beat(key, root, int(qualities[k]), following, int(bass[k])))
     return beats[::-1]
 
 
@@ -260,38 +274,25 @@ class _Lines:
         self._onset, self._offset = piece.onset, piece.offset
         self._pitch, self._voice = piece.pitch.astype(np.int64), piece.voice
         self._longest = float(piece.duration.max()) if len(piece) else 0.0
-        self.lowest = np.zeros(len(piece), dtype=bool)
-        for note in range(len(piece)):
-            near = slice(
-                int(np.searchsorted(self._onset, self._onset[note] - _TOGETHER)),
-                int(np.searchsorted(self._onset, self._onset[note] + _TOGETHER, side="right")),
-            )
-            lowest = self._pitch[near].min() == self._pitch[note]
-            self.lowest[note] = lowest and piece.voice[note] != MELODY
 
     def after(self, note: int, up: int) -> list[int]:
         """Notes `up` semitones higher that start where this one ends."""
         start = int(np.searchsorted(self._onset, self._onset[note] + _TOGETHER, side="right"))
         stop = int(np.searchsorted(self._onset, self._offset[note] + _NEXT, side="right"))
-        return [j for j in range(start, stop) if self._same(note, j, up)]
+        return self._at(note, up, start, stop).tolist()
 
     def before(self, note: int, up: int) -> list[int]:
         """Notes `up` semitones higher that end where this one starts."""
         begin = self._onset[note]
         start = int(np.searchsorted(self._onset, begin - self._longest - _NEXT))
         stop = int(np.searchsorted(self._onset, begin - _TOGETHER))
-        ends = self._offset
-        return [
-            j for j in range(start, stop) if ends[j] >= begin - _NEXT and self._same(note, j, up)
-        ]
+        found = self._at(note, up, start, stop)
+        return found[self._offset[found] >= begin - _NEXT].tolist()
 
-    def goes(self, note: int, up: int) -> bool:
-        """Whether this note leads to one `up` semitones higher."""
-        return bool(self.after(note, up))
-
-    def _same(self, note: int, other: int, up: int) -> bool:
-        voice, pitch = self._voice, self._pitch
-        return bool(voice[other] == voice[note] and pitch[other] - pitch[note] == up)
+    def _at(self, note: int, up: int, start: int, stop: int) -> NDArray[np.int64]:
+        pitch, voice = self._pitch[start:stop], self._voice[start:stop]
+        same = (pitch == self._pitch[note] + up) & (voice == self._voice[note])
+        return start + np.flatnonzero(same)
 
 
 def _clashes(piece: Piece, moved: NDArray[np.int64], note: int) -> bool:
