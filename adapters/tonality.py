@@ -238,7 +238,8 @@ def chords_of(
 def _histogram(source: Piece | ArrayLike | Iterable[int]) -> Floats:
     """(12,) weights of a piece, of weights, or of a collection of pitch classes."""
     if isinstance(source, Piece):
-        return np.bincount(source.pitch % 12, weights=source.duration, minlength=12)
+        weights = np.bincount(source.pitch % 12, weights=source.duration, minlength=12)
+        return weights.astype(np.float64)
     if isinstance(source, set | frozenset):
         source = sorted(source)
     given = np.asarray(source)
