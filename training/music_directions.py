@@ -48,8 +48,8 @@ SETS = ("emopia", "vgmidi")
 CLUSTERS = {"emopia": 4, "vgmidi": 3}
 SMALLEST = 0.05  # a cluster of less of the weight of its quadrant is chance, not a way to sound
 
-# Which sets may speak about an attribute; none: the literature alone. EMOPIA is transcribed without
-# beats, so its tempo is a constant and its bars are unknown (contour); VGMIDI is sequenced with
+# Which sets may speak about an attribute; none: the literature alone. Neither was transcribed with
+# beats, so neither knows tempo, nor what happens inside and between bars; VGMIDI is sequenced with
 # flat velocities; register does not separate quadrants in either (AUC .50); and dissonance is
 # higher in calm pop piano, which is a trait of its chords, not of anger. Loud playing has less room
 # above it, so its velocities vary less, and without beats rubato and spread chords count as uneven
@@ -59,6 +59,7 @@ TRUSTED: dict[str, tuple[str, ...]] = dict.fromkeys(ATTRIBUTES, SETS) | {
     "mean_pitch": (),
     "dissonance": (),
     "contour": (),
+    "density_variability": (),
     "velocity": ("emopia",),
     "velocity_variability": (),
     "rhythmic_variability": (),
@@ -201,9 +202,17 @@ def cue_rows(table: Mapping[str, Any]) -> Rows:
     return np.array([[row.get(a, 0.0) * step[a] for a in ATTRIBUTES] for row in rows])
 
 
-def directions(line: Rows, trust: Rows, cues: Rows) -> Rows:
-    """D (12, 16): measured along valence and arousal where trusted, the literature beyond that."""
-    m = VAD[:, :2]
+def heard_at(table: Mapping[str, Any]) -> Rows:
+    """(12, 2) valence and arousal of the music of each emotion; the table may differ from VAD."""
+    own = zip(CORE, VAD[:, :2].tolist(), strict=True)
+    return np.array([table["emotions"][name].get("heard_at", point) for name, point in own])
+
+
+def directions(line: Rows, trust: Rows, cues: Rows, m: Rows) -> Rows:
+    """D (12, 16): measured along valence and arousal where trusted, the literature beyond that.
+
+    line, trust: (2, 16) of `combine`; cues (12, 16); m (12, 2) valence and arousal.
+    """
     gain = TIMES_QUADRANT / np.abs(m).mean(axis=0)
     beta = np.linalg.lstsq(m, cues, rcond=None)[0]
     return m @ (trust * (gain[:, None] * line - beta)) + cues
@@ -240,14 +249,11 @@ def frame(stretches: Rows) -> dict[str, Rows]:
     return found
 
 
-def fit(
-    line: Rows, trust: Rows, cues: Rows, limits: Mapping[str, Rows], pieces: int, sources: str
-) -> MusicDirections:
-    """Directions shortened where intensity 1 would leave what can be played.
+def fit(D: Rows, limits: Mapping[str, Rows], pieces: int = 0, sources: str = "") -> MusicDirections:
+    """The directions D (12, 16) in their frame, shortened where 1 would leave what can be played.
 
     So every attribute is linear in the intensity up to 1; only states over 1 are clipped.
     """
-    D = directions(line, trust, cues)
     least = (limits["low"] - limits["centre"]) / limits["scale"]
     most = (limits["high"] - limits["centre"]) / limits["scale"]
     bank = bank_of(np.clip(D, least, most), pieces)
@@ -377,7 +383,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "; ".join(table["sources"].values())
         + f"). Centre and spread: {table['neutral']['source']}."
     )
-    found = fit(line, trust, cue_rows(table), limits, pieces, sources)
+    D = directions(line, trust, cue_rows(table), heard_at(table))
+    found = fit(D, limits, pieces, sources)
     found.save(given.out / "directions.safetensors")
     np.set_printoptions(precision=2, suppress=True, linewidth=180)
     for name in SETS:
