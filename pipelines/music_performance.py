@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from adapters.music_attributes import ATTRIBUTES, SAME_ONSET
 from adapters.piece import MELODY, VOICES, Piece
-from adapters.tonality import find_key, pitch_class_weights
+from adapters.tonality import find_key
+from pipelines.music_pedal import pedalling
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -43,8 +43,8 @@ ARCH_TIMING, MELODY_LEAD, CHORD_SPREAD, HAND_NOISE = 0.030, 0.014, 0.010, 0.0035
 LENGTHENED, REST_KEPT = 2.0, 1.25
 #: How far a melody note may reach into the next one, as duration over the time to it.
 MELODY_OVERLAP = 1.12
-#: Pedal: from this much of bound and slow, and for at most this many different notes at once.
-PEDALLED, MOST_BLURRED = 0.42, 6
+#: Beyond these velocities differences shrink in place of being cut off.
+SOFT_END, LOUD_END = 14.0, 112.0
 #: Loudness rules in dB, about one step of velocity each (Friberg et al. 2006, tables).
 MELODY_ABOVE, BASS_ABOVE, INNER_BELOW = 6.0, 1.5, 2.0
 DOWNBEAT, HALF_BAR, BEAT, OFFBEAT = 3.0, 1.5, 0.6, -1.2
@@ -124,7 +124,9 @@ def perform(
     velocity = _velocities(piece, score, wanted, amount, random)
     start = _onsets(piece, score, wanted, amount, swing, random)
     end = _releases(piece, score, wanted, start, amount)
-    pedal = _pedal(piece, score, wanted, start, end) if amount else np.zeros((0, 2))
+    pedal = np.zeros((0, 2))
+    if amount:
+        pedal = pedalling(piece, score.melody, start, end, _pedal_wish(piece, wanted))
     onset = np.maximum(piece.beats_at(start), 0.0)
     offset = np.minimum(piece.beats_at(end), piece.beats)
     return Piece.of(
@@ -153,7 +155,8 @@ def _targets(piece: Piece, targets: ArrayLike) -> Floats:
     wanted[:, _TEMPO] = np.where(
         np.isfinite(wanted[:, _TEMPO]), wanted[:, _TEMPO], 60.0 * piece.beats / piece.seconds
     )
-    plain = {_VELOCITY: PLAIN_VELOCITY, _SPREAD: PLAIN_SPREAD, _DENSITY: 4.0, _TOUCH: np.nan}
+    own = len(piece) / piece.seconds
+    plain = {_VELOCITY: PLAIN_VELOCITY, _SPREAD: PLAIN_SPREAD, _DENSITY: own, _TOUCH: np.nan}
     for column, value in plain.items():
         told = np.isfinite(wanted[:, column])
         if told.any():
@@ -219,7 +222,7 @@ def _in_phrase(score: _Score, beats: Floats) -> Floats:
     return np.asarray((beats - begin) / (end - begin))
 
 
-def _slow(piece: Piece, wanted: Floats) -> Floats:
+def _slow(wanted: Floats) -> Floats:
     """(bars,) 0 at a brisk beat, 1 at a slow one; the feeling of a beat, not of the notes."""
     return np.clip((132.0 - wanted[:, _TEMPO]) / 62.0, 0.0, 1.0)
 
@@ -228,6 +231,13 @@ def _legato(wanted: Floats) -> Floats:
     """(bars,) 0 detached, 1 bound."""
     touch = np.nan_to_num(wanted[:, _TOUCH], nan=0.9)
     return np.clip((touch - 0.5) / 0.5, 0.0, 1.0)
+
+
+def _pedal_wish(piece: Piece, wanted: Floats) -> Floats:
+    """(beats + 1,) 0..1: where the touch is bound, the beat is not fast and notes are not many."""
+    thin = np.clip((16.0 - wanted[:, _DENSITY]) / 6.0, 0.0, 1.0)
+    rows = _legato(wanted) * (0.5 + 0.5 * _slow(wanted)) * thin
+    return _curve(piece, rows, np.arange(round(piece.beats) + 1, dtype=np.float64))
 
 
 def _velocities(
@@ -245,12 +255,21 @@ def _velocities(
     shift, stretch = 0.0, 1.0
     for _ in range(6):  # keys end at 1 and 127, which bends what was asked
         exact = level + shift + spread * stretch * pattern
-        played = np.clip(exact, 1.0, 127.0)
+        played = _within_keys(exact)
         shift += float((level - played).mean())
         target, found = float(np.sqrt((spread**2).mean())), float((played - level).std())
         if found > 1e-3:
             stretch = min(3.0, stretch * target / found)
     return np.round(played).astype(np.int16)
+
+
+def _within_keys(velocity: Floats) -> Floats:
+    """Bend velocities beyond SOFT_END and LOUD_END so that they approach 1 and 127, in order."""
+    low, high = SOFT_END - 1.0, 127.0 - LOUD_END
+    bent = np.where(
+        velocity > LOUD_END, LOUD_END + high * np.tanh((velocity - LOUD_END) / high), velocity
+    )
+    return np.where(bent < SOFT_END, SOFT_END - low * np.tanh((SOFT_END - bent) / low), bent)
 
 
 def _accents(piece: Piece, score: _Score, random: np.random.Generator) -> Floats:
@@ -306,7 +325,7 @@ def _onsets(
 ) -> Floats:
     """(n,) seconds at which keys are struck."""
     groups = len(score.beat)
-    slow = _curve(piece, _slow(piece, wanted), score.beat)
+    slow = _curve(piece, _slow(wanted), score.beat)
     legato = _curve(piece, _legato(wanted), score.beat)
     broad = 0.3 + 0.7 * slow * legato
     x = _in_phrase(score, score.beat)
@@ -323,7 +342,7 @@ def _onsets(
         middle = np.abs(np.mod(score.beat, 1.0) - 0.5) < 0.05
         beat = piece.seconds_at(score.beat + 0.5) - piece.seconds_at(score.beat)
         late += np.where(middle, swing * beat / 3.0, 0.0)
-    late += amount * _ritardando(piece, score, float(broad[-1]))
+    late += amount * _ritardando(piece, score, float((slow * legato)[-1]))
     # Whatever the rules add up to, notes keep their order and half of their distance.
     half = 0.5 * score.seconds
     when = np.maximum.accumulate(np.maximum(score.seconds + late, 0.0) - half) + half
@@ -349,7 +368,7 @@ def _ritardando(piece: Piece, score: _Score, broad: float) -> Floats:
     to give: .3 of its time, at most .45 s.
     """
     last = float(score.seconds[-1])
-    most = min(0.45, 0.3 * max(0.0, piece.seconds - last)) * broad
+    most = min(0.45, 0.3 * max(0.0, piece.seconds - last)) * (0.15 + 0.85 * broad)
     begin = max(0.0, float(score.beat[-1]) - (2 if piece.bars >= 8 else 1) * piece.beats_per_bar)
     start = float(piece.seconds_at(begin))
     way = np.clip((score.seconds - start) / max(last - start, 1e-6), 0.0, 1.0)
@@ -441,46 +460,3 @@ def _keys_apart(piece: Piece, start: Floats) -> Floats:
         if piece.pitch[first] == piece.pitch[second]:
             start[first] = min(start[first], start[second] - SHORTEST - KEY_RETURN)
     return np.maximum(start, 0.0)
-
-
-def _pedal(piece: Piece, score: _Score, wanted: Floats, start: Floats, end: Floats) -> Floats:
-    """(p, 2) beats: down after each new harmony is struck, up when the next one is.
-
-    Syncopated pedalling: down half a beat after the chord, or sooner where its keys are let go
-    sooner. Only where the touch is bound and the beat is not fast.
-    """
-    # Harmony changes at half bars of even metres, else at bars.
-    even = piece.beats_per_bar >= 4 and piece.beats_per_bar % 2 == 0
-    step = piece.beats_per_bar / (2 if even else 1)
-    edges = np.arange(round(piece.beats / step) + 1, dtype=np.float64) * step
-    weights = pitch_class_weights(piece, edges)
-    weights /= np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-9)
-    bass = np.full(len(edges) - 1, -1)
-    window = np.minimum((piece.onset / step + 1e-6).astype(np.int64), len(bass) - 1)
-    for index in range(len(bass)):
-        inside = window == index
-        bass[index] = int(piece.pitch[inside].min()) % 12 if inside.any() else -1
-    opens = []
-    for index in range(len(bass)):
-        line = index % (2 if even else 1) == 0
-        alike = index > 0 and bass[index] == bass[index - 1]
-        alike = alike and float(weights[index] @ weights[index - 1]) > 0.8
-        if bass[index] >= 0 and (line or not alike):
-            opens.append(index)
-    bound = _curve(piece, _legato(wanted) * (0.5 + 0.5 * _slow(piece, wanted)), edges)
-    events = []
-    for index, after in pairwise([*opens, len(bass)]):
-        first = np.flatnonzero((window >= index) & (window < after))
-        chord = first[score.group[first] == score.group[first[0]]]
-        at = float(start[chord].max())
-        # Ends when the next harmony has been struck: its keys are down then, ours are up.
-        following = np.flatnonzero(window >= after)
-        up = float(start[following[0]]) + 0.02 if len(following) else piece.seconds
-        beat = float(piece.seconds_at(edges[index] + 0.5) - piece.seconds_at(edges[index]))
-        held = float((end[chord] - at).min())
-        down = at + max(0.02, min(beat, 0.8 * held))
-        # More than a chord and its passing notes would blur.
-        blurred = len(np.unique(piece.pitch[first] % 12)) > MOST_BLURRED
-        if bound[index] >= PEDALLED and not blurred and up - down > 0.1:
-            events.append((down, up))
-    return np.asarray(piece.beats_at(np.array(events).reshape(-1, 2)))

@@ -18,9 +18,6 @@ hammer and string, Askenfelt & Jansson 1990-93; double decay, Weinreich 1977.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -31,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.piece import Piece
+from pipelines import soundfont as soundfonts
 
 Waveform = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -103,7 +101,12 @@ def render(
     else:
         samples = round(length * sample_rate)
     if soundfont is not None:
-        out = _play_soundfont(Path(soundfont), piece, start, stop, samples, sample_rate)
+        path = Path(soundfont)
+        keys = (piece.pitch, piece.velocity)
+        try:
+            out = soundfonts.play(path, start, stop, *keys, samples, sample_rate)
+        except soundfonts.SoundfontError as error:
+            raise PianoError(str(error)) from error
     else:
         out = np.zeros((2, samples), dtype=np.float32)
         for pitch in np.unique(piece.pitch[start < samples]):
@@ -483,73 +486,3 @@ def _limit(out: Waveform) -> None:
         last = min(samples, first + (1 << 18))
         out[:, first:last] *= np.interp(np.arange(first, last), at, smooth).astype(np.float32)
     np.clip(out, -0.98, 0.98, out=out)  # rounding only
-
-
-def _play_soundfont(
-    path: Path,
-    piece: Piece,
-    start: NDArray[np.int64],
-    stop: NDArray[np.int64],
-    samples: int,
-    rate: int,
-) -> Waveform:
-    """Play preset 0 of an .sf2 file: (2, samples). The pedal is already in `stop`.
-
-    That matters: tinysoundfont 0.3 ignores the pedal controller.
-    """
-    if not path.is_file():
-        msg = f"soundfont: no file {path.name}; give the path of an .sf2 file"
-        raise PianoError(msg)
-    keys = zip(start, stop, piece.pitch, piece.velocity, strict=True)
-    events = []
-    for on, off, pitch, velocity in keys:
-        events += [(int(on), 1, int(pitch), int(velocity)), (int(off), 0, int(pitch), 0)]
-    events.sort()  # a key goes up before it goes down again
-    synth, take = _synthesiser(path, rate)
-    out = np.zeros((2, samples), dtype=np.float32)
-    now = 0
-    for at, down, pitch, velocity in [*events, (samples, 0, 0, 0)]:
-        while now < min(at, samples):
-            count = min(at, samples, now + rate) - now
-            out[:, now : now + count] = take(count)
-            now += count
-        if now >= samples:
-            break
-        if down:
-            synth.noteon(0, pitch, velocity)
-        else:
-            synth.noteoff(0, pitch)
-    return out
-
-
-def _synthesiser(path: Path, rate: int) -> tuple[Any, Callable[[int], Waveform]]:
-    """A synthesiser with the file's first preset on channel 0, and how to take samples from it."""
-    try:
-        if importlib.util.find_spec("tinysoundfont") is not None:
-            library = importlib.import_module("tinysoundfont")
-            synth = library.Synth(gain=6, samplerate=rate)
-            synth.program_select(0, synth.sfload(str(path)), 0, 0)
-
-            def tiny(count: int) -> Waveform:
-                block = np.frombuffer(synth.generate_simple(count), dtype=np.float32)
-                return block.reshape(-1, 2).T
-
-            return synth, tiny
-        if importlib.util.find_spec("fluidsynth") is not None:
-            library = importlib.import_module("fluidsynth")  # ImportError without its C library
-            synth = library.Synth(gain=0.6, samplerate=float(rate))
-            synth.program_select(0, synth.sfload(str(path)), 0, 0)
-
-            def fluid(count: int) -> Waveform:
-                block = np.asarray(synth.get_samples(count), dtype=np.float32)
-                return block.reshape(-1, 2).T / 32768.0
-
-            return synth, fluid
-    except Exception as error:  # each library raises its own kinds for damaged files
-        msg = f"soundfont: {path.name} cannot be played ({error}); leave it out for the own piano"
-        raise PianoError(" ".join(msg.split())) from error
-    msg = (
-        "soundfont: needs tinysoundfont or pyfluidsynth; `pip install --no-deps tinysoundfont`, "
-        "or leave it out for the own piano"
-    )
-    raise PianoError(msg)
