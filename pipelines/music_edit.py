@@ -245,7 +245,7 @@ def _with_velocity(piece: Piece, moves: dict[str, Floats], pinned: Mapping[str, 
     if "velocity_variability" in pinned:
         wider = np.full(len(piece), pinned["velocity_variability"] - spread)
     if spread >= 1.0:  # a flat page has no spread to widen
-        factor = pushed(np.zeros(len(piece)), wider / spread, -0.7, 1.0, 0.15)
+        factor = pushed(np.zeros(len(piece)), wider / spread, -0.7, 1.5, 0.3)
         level = level + (velocity - mean) * factor
     louder = np.rint(pushed(velocity, level, SOFTEST, LOUDEST, 7.0))
     return replace(piece, velocity=np.clip(louder, 1, 127).astype(np.int16))

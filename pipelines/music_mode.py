@@ -300,6 +300,7 @@ def _clashes(piece: Piece, moved: NDArray[np.int64], note: int) -> bool:
     overlap = (piece.onset < piece.offset[note] - _TOGETHER) & (
         piece.offset > piece.onset[note] + _TOGETHER
     )
+    overlap[note] = False
     return bool((moved[overlap] % 12 == (piece.pitch[note] - 1) % 12).any())
 
 
