@@ -69,7 +69,7 @@ def skyline(onset: Floats, duration: Floats, pitch: Floats) -> Flags:
         together = bool(found) and onset[i] < start + 1 / 16
         if together and pitch[i] > high:
             found.pop()
-        elif together or (pitch[i] < high and onset[i] < end - (end - start) / 4):
+        elif together or (pitch[i] < high and onset[i] < end - min(1 / 8, (end - start) / 4)):
             continue
         found.append(i)
         start, end, high = float(onset[i]), float(onset[i] + duration[i]), float(pitch[i])

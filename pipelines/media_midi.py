@@ -120,10 +120,12 @@ def decode_midi(data: bytes, name: str = "MIDI", remarks: list[str] | None = Non
 
     rows, parts = _notes(tracks, name, told)
     onset, release = rows[:, 0] / beat, rows[:, 1] / beat
-    held = rows[:, 1] < 0
-    if held.any():
-        release[held] = onset[held] + 1.0
-        told.append(f"{held.sum()} notes are never let go; they last one beat")
+    held = np.flatnonzero(rows[:, 1] < 0)
+    if len(held):
+        starts = np.append(np.unique(onset), np.inf)
+        following = starts[np.searchsorted(starts, onset[held], side="right")]
+        release[held] = np.minimum(following, onset[held] + 1.0)
+        told.append(f"{len(held)} notes are never let go; they last until the next, or a beat")
     duration = np.maximum(release - onset, 1 / TICKS)
     last = float((onset + duration).max())
     _check_length(last, tempo, name)

@@ -472,8 +472,9 @@ def test_kill_leaves_whole_files_and_a_whole_ledger(tmp_path: Path) -> None:
         start = int(sys.argv[2])
         image = picture(1, 96)
         prepare_out(out)
+        write_take(request(seed=start), image, out, day=DAY)
         print("ready", flush=True)
-        for seed in range(start, start + 100_000):
+        for seed in range(start + 1, start + 100_000):
             write_take(request(seed=seed), image, out, day=DAY)
     """
     rng = np.random.default_rng(0)
