@@ -98,6 +98,7 @@ class _Row:
             self.plan = plan
         self.total = len(writing.lead) + writing.bars
         self.done = False
+        self.tune: int | None = None  # the melody's last key
         self.begin()
 
     def head(self) -> tuple[list[int], list[int]]:
@@ -152,12 +153,13 @@ class _Row:
         elif self.phase == "duration":
             bias[layout.duration_ids[layout.durations <= 2 * plan.cells]] = 0.0
         else:  # a later position, another key of the same chord, or the end of the voice
-            # The last bar is one chord, rolled at most over its first half.
-            last = plan.cells
+            # The last bar is one note of the melody over one chord, rolled at most over its half.
+            last, more = plan.cells, self.at >= 0 and self.key < HIGHEST
             if plan.closes:
                 last = 1 if self.voice == MELODY else plan.cells // 2
+                more = more and self.voice != MELODY
             bias[layout.position[self.at + 1 : last]] = 0.0
-            if self.at >= 0 and self.key < HIGHEST:
+            if more:
                 self._pitches(bias, self.key + 1)
             if self.count or not (plan.sing if self.voice == MELODY else True):
                 bias[layout.accompaniment if self.voice == MELODY else layout.bar] = 0.0
@@ -168,11 +170,17 @@ class _Row:
         bias[self.layout.pitch[keys]] = self.plan.pitch_bias[keys]
         if self.plan.closes:
             minor = self.plan.whole[1] == 1
-            tones = (0,) if self.voice == MELODY else (0, 3 if minor else 4, 7)
-            # The tune ends on top: nothing of the chord lies above it.
-            top = HIGHEST if self.voice == MELODY else max(self.tops, default=HIGHEST)
-            strange = [k for k in range(lowest, HIGHEST + 1) if k % 12 not in tones or k > top]
-            bias[self.layout.pitch[np.array(strange, dtype=int) - LOWEST]] = -np.inf
+            keys_left = np.arange(lowest, HIGHEST + 1)
+            if self.voice == MELODY:
+                # It comes home to the tonic that is nearest to where it was.
+                home = np.abs(keys_left - (self.tune or 72)) <= 6
+                strange = keys_left[(keys_left % 12 != 0) | ~home]
+            else:
+                # Nothing of the chord lies above the last note of the tune.
+                top = max(self.tops, default=HIGHEST)
+                chord = np.isin(keys_left % 12, (0, 3 if minor else 4, 7))
+                strange = keys_left[~chord | (keys_left > top)]
+            bias[self.layout.pitch[strange - LOWEST]] = -np.inf
 
     def _repetition(self, bias: NDArray[np.float32]) -> None:
         """Make a bar dear that was said twice already (three times, under the melody)."""
@@ -219,6 +227,7 @@ class _Row:
                 self.key, self.phase = value, "duration"
                 if self.voice == MELODY:
                     self.tops.append(value)
+                    self.tune = value
             else:
                 self.phase, self.count = "next", self.count + 1
         return False
