@@ -100,14 +100,11 @@ def decode_sound(data: bytes, name: str = "sound", sample_rate: int | None = Non
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, channels, frames = file.samplerate, file.channels, file.frames
             _check_header(rate, channels, frames, name)
-            # one more than the limit: a header may say that it does not know how many there are
-            most = min(int(MAX_SECONDS * rate), MAX_VALUES // channels) + 1
-            samples = file.read(min(frames, most), dtype="float32", always_2d=True)
+            samples = file.read(frames, dtype="float32", always_2d=True)
     except MediaError:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
         raise MediaError(damaged(name)) from error
-    _check_header(rate, channels, len(samples), name)
     if not len(samples):
         msg = f"{name}: a sound without samples; give another"
         raise MediaError(msg)
@@ -202,9 +199,9 @@ def kind_of(magic: bytes) -> str | None:
         return "wav"
     if magic[:4] == b"fLaC":
         return "flac"
-    # an ID3v2 tag, or the first frame: 11 bits of sync, then neither version 01 nor layer 00
-    frame = len(magic) > 2 and magic[0] == 0xFF and magic[1] & 0xE0 == 0xE0
-    if magic[:3] == b"ID3" or (frame and magic[1] & 0x18 != 0x08 and magic[1] & 0x06):
+    # an ID3v2 tag, or the first frame: 11 bits of sync, a version (01 is none), layer III
+    frame = len(magic) > 2 and magic[0] == 0xFF and magic[1] & 0xE6 == 0xE2
+    if magic[:3] == b"ID3" or (frame and magic[1] & 0x18 != 0x08):
         return "mp3"
     return None
 
@@ -225,7 +222,7 @@ def resample(waveform: ArrayLike, sample_rate: int, wanted: int) -> Waveform:
             msg = f"sample_rate: {RATES[0]} to {RATES[1]} Hz, received {rate}; choose another"
             raise MediaError(msg)
     given = np.asarray(waveform, dtype=np.float32)
-    if sample_rate == wanted:
+    if sample_rate == wanted or not given.size:
         return given
     common = gcd(sample_rate, wanted)
     up, down = wanted // common, sample_rate // common
@@ -259,12 +256,14 @@ def _check_header(rate: int, channels: int, frames: int, name: str) -> None:
     if not 1 <= channels <= MAX_CHANNELS:
         msg = f"{name}: 1 to {MAX_CHANNELS} channels can be read, this has {channels}; mix it down"
         raise MediaError(msg)
-    unknown = frames >= 2**62  # libsndfile's word for a stream of unknown length
-    if frames > MAX_SECONDS * rate and not unknown:
+    if frames >= 2**62:  # libsndfile's word for a stream of unknown length, and it cannot read on
+        msg = f"{name}: it does not say how long it is, as recordings of a stream; save it as WAV"
+        raise MediaError(msg)
+    if frames > MAX_SECONDS * rate:
         hours = frames / rate / 3600
         msg = f"{name}: at most {MAX_SECONDS / 3600:g} hour, this says {hours:.1f} hours; cut it"
         raise MediaError(msg)
-    if frames * channels > MAX_VALUES and not unknown:
+    if frames * channels > MAX_VALUES:
         minutes = frames / rate / 60
         msg = (
             f"{name}: {minutes:.0f} minutes of {channels} channels at {rate} Hz are too much to "

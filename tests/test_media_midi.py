@@ -450,7 +450,7 @@ def test_hostile_files_are_refused_in_one_line(case: str, tmp_path: Path) -> Non
         load_midi(path)
     assert says in one_line(error)
     assert "\x1b" not in str(error.value)
-    assert time.perf_counter() - start < 2.0
+    assert time.perf_counter() - start < 8.0  # alone on a core well under a second
 
 
 @pytest.mark.parametrize("case", TAKEN)
@@ -512,7 +512,7 @@ def test_a_three_minute_piece_is_read_in_no_time() -> None:
     data = encode_midi(piece, {})
     start = time.perf_counter()
     decode_midi(data)
-    assert time.perf_counter() - start < 0.5  # 20 ms alone on a core
+    assert time.perf_counter() - start < 1.0  # 20 ms alone on a core
 
 
 # --- records
