@@ -44,15 +44,18 @@ MOST_PARTIALS = 96
 #: A partial this far under the loudest one of its note is left out: 80 dB, under 16-bit noise.
 FLOOR = 1e-4
 #: Level of one full-velocity note: ten of them reach the limiter but do not flatten in it.
-FULL_SCALE = 0.10
+FULL_SCALE = 0.08
 #: Exponent of velocity: with 1.12 level rises 18 dB from velocity 20 to 127, as played grands do.
 VELOCITY_EXPONENT = 1.12
 #: Dampers end near E6; the strings above ring on (Fletcher & Rossing 12.1).
 LAST_DAMPED = 89
 #: The limiter bends the peaks above KNEE and reaches CEILING only for infinitely loud input.
-KNEE, CEILING = 0.55, 0.97
+KNEE, CEILING = 0.6, 0.97
+RECOVERY = 0.12  # seconds
 #: Room: level of its reverberation, in amplitude, against the strings.
 ROOM = 0.24
+#: Level of what open strings answer to white noise; to their own pitch it is about six times that.
+HAZE = 0.016
 
 
 class PianoError(ValueError):
@@ -113,8 +116,9 @@ def render(
             rows = np.flatnonzero((piece.pitch == pitch) & (start < samples))
             velocity = piece.velocity[rows].astype(np.float64)
             _play_pitch(out, int(pitch), velocity, start[rows], stop[rows], sample_rate, brightness)
-        _add_room(out, sample_rate)
-    _limit(out)
+        pedal = _pedal_curve(piece, samples, sample_rate) if len(piece.pedal) else None
+        _add_room(out, pedal, sample_rate)
+    _limit(out, sample_rate)
     # A given length may end inside the music: the fade is then a musical one, at most a second.
     fade = min(samples, round(sample_rate * (0.08 if seconds is None else min(1.0, length / 8))))
     if fade:
@@ -160,7 +164,7 @@ def tuning(pitch: float) -> float:
     The second partial of a key agrees with the first of the key an octave above, which is how
     tuners stretch a piano: about 30 cents at C8, a few in the bass.
     """
-    steps = np.linspace(69.0, pitch, 89)
+    steps = np.linspace(69.0, pitch, 25)
     b = np.array([inharmonicity(note - 6.0) for note in steps])
     cents_an_octave = 600.0 * np.log2((1 + 4 * b) / (1 + b))
     stretch = float(np.mean(cents_an_octave)) * (pitch - 69.0) / 12.0
@@ -443,27 +447,81 @@ def _room_response(rate: int) -> Waveform:
     return response.astype(np.float32)
 
 
-def _add_room(out: Waveform, rate: int) -> None:
-    """Add the room to (2, samples) in place, by overlapped blocks of one FFT size."""
-    response = _room_response(rate)
-    size = 1 << (int(response.shape[1] * 2.2) - 1).bit_length()
-    hop = size - response.shape[1] + 1
-    filters = np.fft.rfft(response, n=size)
-    carried = np.zeros((2, response.shape[1] - 1), dtype=np.float32)
+@lru_cache(maxsize=4)
+def _haze_response(rate: int) -> Waveform:
+    """What undamped strings answer to a sound while the pedal is down: (2, samples) of 1.2 s.
+
+    The first partials of the keys from A1 to F6, each with its decay, in a phase of its own. What
+    is played excites those of its frequency, so a chord blooms and a thump gives a faint cloud.
+    """
+    length = round(1.2 * rate)
+    random = np.random.default_rng(64)
+    frequency, decay = [], []
+    for pitch in range(33, 90):
+        partial = np.arange(1, 7)
+        frequency += (tuning(pitch) * partial).tolist()
+        decay += (6.908 / min(decay_time(pitch), 4.0) * np.sqrt(partial)).tolist()
+    pole = (-np.array(decay) + 2j * np.pi * np.array(frequency)) / rate
+    pole = pole[np.array(frequency) < HIGHEST * rate]
+    inside = _powers(pole, BLOCK, 1)
+    blocks = _powers(pole, -(-length // BLOCK), BLOCK)
+    phases = np.exp(2j * np.pi * random.random((2, len(pole)))).astype(np.complex64)
+    response = np.stack(
+        [((blocks * phase[:, None]).T @ inside).real.ravel()[:length] for phase in phases]
+    )
+    t = np.arange(length) / length
+    response *= np.minimum(1.0, 50.0 * t) * np.cos(np.pi / 2 * t) ** 2
+    response *= HAZE / np.sqrt((response.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
+    return response.astype(np.float32)
+
+
+def _pedal_curve(piece: Piece, samples: int, rate: int) -> Waveform:
+    """(samples,) 1 while dampers are up, 0 while down, with the time they take: 40 and 120 ms."""
+    curve = np.zeros(samples, dtype=np.float32)
+    down = round(0.04 * rate)
+    up = round(0.12 * rate)
+    for first, last in np.round(piece.seconds_at(piece.pedal) * rate).astype(np.int64).tolist():
+        part = curve[first : last + up]
+        t = np.arange(len(part), dtype=np.float32)
+        shape = np.minimum(1.0, t / down) * np.clip((last - first + up - t) / up, 0.0, 1.0)
+        np.maximum(part, shape.astype(np.float32), out=part)
+    return curve
+
+
+def _add_room(out: Waveform, pedal: Waveform | None, rate: int) -> None:
+    """Add the room, and the answer of open strings under the pedal, to (2, samples) in place.
+
+    Overlapped blocks of one FFT size; `pedal` (samples,) 0..1 or None for none.
+    """
+    responses = [_room_response(rate)]
+    if pedal is not None:
+        responses.append(_haze_response(rate))
+    longest = max(response.shape[1] for response in responses)
+    size = 1 << (2 * longest - 1).bit_length()
+    hop = size - longest + 1
+    filters = [np.fft.rfft(response, n=size) for response in responses]
+    carried = [np.zeros((2, longest - 1), dtype=np.float32) for _ in responses]
     for first in range(0, out.shape[1], hop):
         dry = out[:, first : first + hop]
-        blend = 0.75 * dry + 0.25 * dry[::-1]  # each wall hears both sides
-        wet = np.fft.irfft(np.fft.rfft(blend, n=size) * filters, n=size)
-        wet[:, : carried.shape[1]] += carried
-        carried = wet[:, hop : hop + carried.shape[1]].astype(np.float32)
-        dry += wet[:, : dry.shape[1]]
+        sources = [0.75 * dry + 0.25 * dry[::-1]]  # each wall hears both sides
+        if pedal is not None:
+            open_now = pedal[first : first + hop]
+            sources.append(dry.mean(axis=0, keepdims=True) * open_now)
+        total = np.zeros_like(dry)
+        for index, source in enumerate(sources):
+            wet = np.fft.irfft(np.fft.rfft(source, n=size) * filters[index], n=size)
+            wet[:, : longest - 1] += carried[index]
+            carried[index] = wet[:, hop : hop + longest - 1].astype(np.float32)
+            heard = wet[:, : dry.shape[1]]
+            total += heard if index == 0 else heard * open_now  # dampers end the answer
+        dry += total
 
 
-def _limit(out: Waveform) -> None:
-    """Bend peaks above KNEE under CEILING, in place, by a gain that is smooth over 6 ms.
+def _limit(out: Waveform, rate: int) -> None:
+    """Bend peaks above KNEE under CEILING, in place, by a gain that moves slowly.
 
-    The gain never exceeds what the loudest sample near by allows, so nothing is clipped and no
-    harmonics are made, as a clipper would.
+    It falls 6 ms before a peak and comes back in a quarter of a second, never above what the
+    loudest sample near by allows: nothing is clipped, and low notes are not bent within a period.
     """
     step, reach = 32, 4
     samples = out.shape[1]
@@ -476,6 +534,11 @@ def _limit(out: Waveform) -> None:
     room = CEILING - KNEE
     bent = np.where(peak > KNEE, KNEE + room * np.tanh((peak - KNEE) / room), peak)
     gain = np.where(peak > KNEE, bent / np.maximum(peak, 1e-9), 1.0)
+    # Recovery: the reduction r(n) = max over k of r(k) exp(-(n - k) step / time), as a running
+    # maximum of logarithms.
+    slope = np.arange(count) * step / (RECOVERY * rate)
+    reduction = np.log(np.maximum(-np.log(gain), 1e-12)) + slope
+    gain = np.exp(-np.exp(np.maximum.accumulate(reduction) - slope))
     # The smallest gain within the reach of the smoothing window, then the window itself.
     wide = np.pad(gain, 2 * reach, mode="edge")
     lowest = np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1).min(axis=1)

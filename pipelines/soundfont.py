@@ -82,7 +82,11 @@ def _synthesiser(path: Path, rate: int) -> tuple[Any, Callable[[int], Waveform]]
         if importlib.util.find_spec("fluidsynth") is not None:
             library = importlib.import_module("fluidsynth")  # ImportError without its C library
             synth = library.Synth(gain=0.6, samplerate=float(rate))
-            synth.program_select(0, synth.sfload(str(path)), 0, 0)
+            font = synth.sfload(str(path))
+            if font < 0:  # its C library returns -1 where others raise
+                msg = "not a SoundFont"
+                raise SoundfontError(msg)
+            synth.program_select(0, font, 0, 0)
 
             def fluid(count: int) -> Waveform:
                 block = np.asarray(synth.get_samples(count), dtype=np.float32)

@@ -141,6 +141,14 @@ def test_pedal_holds_and_undamped_top_rings_on() -> None:
     assert rms(top, 0.3, 0.4) > rms(damped, 0.3, 0.4) + 6
 
 
+def test_open_strings_answer_while_the_pedal_is_down() -> None:
+    by_key = render(Piece.of([0.0], [4.0], [60], 90), seconds=3.0)
+    by_foot = render(Piece.of([0.0], [4.0], [60], 90, pedal=[(0.0, 4.0)]), seconds=3.0)
+    answer = by_foot - by_key
+    assert -30 < rms(answer, 0.5, 1.5) - rms(by_key, 0.5, 1.5) < -6
+    assert rms(answer, 2.3, 2.5) - rms(answer, 1.5, 1.9) < -40  # dampers end it at once
+
+
 def test_bass_left_treble_right() -> None:
     low, high = note(33), note(96)
     assert rms(low[:1], 0, 0.5) > rms(low[1:], 0, 0.5) + 2
