@@ -315,6 +315,8 @@ def struck_once(piece: Piece, moved: NDArray[np.int64]) -> Piece:
     keep = np.ones(len(piece), dtype=bool)
     duration = piece.duration.copy()
     for note in np.flatnonzero(changed):
+        if not keep[note]:
+            continue
         struck = keep & (np.abs(piece.onset - piece.onset[note]) <= _TOGETHER)
         same = struck & (moved == moved[note])
         same[note] = False

@@ -20,14 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.piece import ACCOMPANIMENT, MELODY, Piece
-from adapters.tonality import (
-    CHORD_TONES,
-    chords_of,
-    find_key,
-    pitch_class_weights,
-    scale_of,
-)
+from adapters.tonality import find_key
 from pipelines.music_edit import HIGHEST, LOWEST, TOGETHER, gaps, ringing
+from pipelines.music_harmony import with_chords_of
 from pipelines.music_mode import STEPS, struck_once, with_mode
 
 Floats = NDArray[np.float64]
@@ -38,8 +33,6 @@ PHRASE = 4
 PER_SLOT = 2
 """Melody notes that share one note of a slower rhythm, halving it. Of more, the longest stay."""
 LARGEST_CHORD = 5
-#: Notes of an accompaniment longer than this, in beats, bear harmony even off the beat.
-LONG = 1.0
 
 
 class TransferError(ValueError):
@@ -82,8 +75,8 @@ def transfer(elements: Iterable[str], source: Piece, onto: Piece) -> Piece:
 
     elements: names of ELEMENTS, applied in the order of ELEMENTS whatever theirs is. Bars, metre
     and whatever was not named are those of `onto`. A bar that is silent in one of the two keeps
-    what `onto` has there. Of different metres the beats are matched: 3/4 onto 4/4 plays its
-    second beat again, 4/4 onto 3/4 leaves its last beat out.
+    what `onto` has there. A 4/4 bar is two of 2/4; of other metres the beats are matched: 3/4 onto
+    4/4 plays its second beat again, 4/4 onto 3/4 leaves its last beat out.
 
     Raises:
         TransferError: an unknown element, or a piece without notes.
@@ -94,7 +87,7 @@ def transfer(elements: Iterable[str], source: Piece, onto: Piece) -> Piece:
         if not len(piece):
             msg = f"{label}: the piece has no notes; give a MIDI file with notes"
             raise TransferError(msg)
-    result = onto
+    source, result = _in_bars_of(onto, source), onto
     for name in ELEMENTS:
         if name in names:
             result = _APPLY[name](source, result)
@@ -111,6 +104,15 @@ def _check(names: Iterable[str]) -> None:
 
 
 # --- where things stand -------------------------------------------------------------------------
+
+
+def _in_bars_of(onto: Piece, source: Piece) -> Piece:
+    """`source` counted in the bars of `onto` where one holds a whole number of the other."""
+    ratio = source.beats_per_bar / onto.beats_per_bar
+    if ratio == 1 or not (float(ratio).is_integer() or float(1 / ratio).is_integer()):
+        return source
+    bars = int(np.ceil(source.beats / onto.beats_per_bar - 1e-9))
+    return replace(source, beats_per_bar=onto.beats_per_bar, bars=bars)
 
 
 def matched_bars(source: Piece, onto: Piece) -> Indices:
@@ -443,7 +445,7 @@ def _articulation(source: Piece, onto: Piece) -> Piece:
 
 
 def _tempo(source: Piece, onto: Piece) -> Piece:
-    """The tempo map stretched over the bars of `onto`."""
+    """The tempo map stretched over the length of `onto`."""
     scale = onto.beats / source.beats
     return replace(onto, tempo=source.tempo * np.array([scale, 1.0]))
 
@@ -513,68 +515,8 @@ def _crossings(piece: Piece, pitch: Indices) -> int:
 
 
 def _harmony(source: Piece, onto: Piece) -> Piece:
-    """Notes of `onto` moved into the chords of `source`, half bar by half bar, in its own key.
-
-    Chord tones go to the nearest chord tone, in the bass to the same member of the chord; passing
-    notes of the melody go to the nearest note of the scale. Halves with the same chord stay.
-    """
-    theirs, own = find_key(source), find_key(onto)
-    matched = matched_bars(source, onto)
-    halves = np.repeat(matched * 2, 2) + np.tile([0, 1], onto.bars)
-    given_root, given_quality = (x[halves] for x in _half_chords(source))
-    given_root = np.where(given_root < 0, -1, (given_root + own.tonic - theirs.tonic) % 12)
-    root, quality = _half_chords(onto)
-    other = (given_root >= 0) & ((given_root != root) | (given_quality != quality)) & (root >= 0)
-    half = onto.beats_per_bar / 2
-    at = np.clip(((onto.onset + TOGETHER) / half).astype(np.int64), 0, len(root) - 1)
-    scale = set(scale_of(theirs._replace(tonic=own.tonic)))
-    pitch = onto.pitch.astype(np.int64)
-    moved, duration = pitch.copy(), onto.duration.copy()
-    for group in _grouped(onto, np.arange(len(onto))):
-        for note in group:
-            segment = int(at[note])
-            if not other[segment]:
-                continue
-            old = [int(root[segment] + t) % 12 for t in CHORD_TONES[quality[segment]]]
-            new = [int(given_root[segment] + t) % 12 for t in CHORD_TONES[given_quality[segment]]]
-            tone = int(pitch[note]) % 12
-            melody = onto.voice[note] == MELODY
-            on_beat = abs(onto.onset[note] - round(float(onto.onset[note]))) <= TOGETHER
-            if not melody and note == group[0] and tone in old:
-                goal = {new[min(old.index(tone), len(new) - 1)]}
-            elif melody and tone not in old and not on_beat and duration[note] < LONG:
-                goal = scale | set(new)
-            else:
-                goal = set(new)
-            moved[note] = _nearest(int(pitch[note]), goal)
-            # A note held into another chord would rub against it.
-            end = (segment + 1) * half
-            nxt = min(segment + 1, len(root) - 1)
-            tones = [int(given_root[nxt] + t) % 12 for t in CHORD_TONES[given_quality[nxt]]]
-            if not melody and other[nxt] and moved[note] % 12 not in tones:
-                duration[note] = max(min(duration[note], end - onto.onset[note]), TOGETHER)
-    if (moved == pitch).all():
-        return onto
-    return struck_once(replace(onto, duration=duration), moved)
-
-
-def _half_chords(piece: Piece) -> tuple[Indices, Indices]:
-    """(2 x bars,) root and quality of each half bar, -1 in silence."""
-    edges = np.arange(2 * piece.bars + 1) * (piece.beats_per_bar / 2)
-    weights = pitch_class_weights(piece, edges)
-    bass = np.full(2 * piece.bars, 128)
-    at = np.clip(np.searchsorted(edges, piece.onset + TOGETHER, side="right") - 1, 0, len(bass) - 1)
-    np.minimum.at(bass, at, piece.pitch)
-    return chords_of(weights, np.where(bass == 128, -1, bass))
-
-
-def _nearest(pitch: int, goal: set[int]) -> int:
-    """The pitch nearest to `pitch` whose class is in `goal`; below before above."""
-    for away in range(12):
-        for each in (pitch - away, pitch + away):
-            if each % 12 in goal and LOWEST <= each <= HIGHEST:
-                return each
-    return pitch
+    """The chords of `source`, in the key of `onto`."""
+    return with_chords_of(source, onto, matched_bars(source, onto))
 
 
 _APPLY: dict[str, Callable[[Piece, Piece], Piece]] = {
