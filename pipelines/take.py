@@ -35,6 +35,7 @@ __all__ = [
     "Request",
     "Take",
     "TakeError",
+    "digital_source",
     "parameters_line",
     "prepare_out",
     "record_failure",

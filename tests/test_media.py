@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from adapters.piece import Piece
 from pipelines.media import (
     COMPOSITE,
     MAX_RECORD,
@@ -25,6 +26,8 @@ from pipelines.media import (
     load_image,
     read_metadata,
 )
+from pipelines.media_midi import encode_midi
+from pipelines.media_sound import encode_sound
 
 FORMATS = ("png", "jpg", "webp")
 HOSTILE = {
@@ -245,6 +248,26 @@ def test_a_png_named_jpg_is_read(tmp_path: Path) -> None:
     path.write_bytes(encode_image(picture(), "png", {"affect": {"a": 1}}))
     assert load_image(path).size == (24, 16)
     assert read_metadata(path)["affect"] == {"a": 1}
+
+
+def test_metadata_is_read_by_content_from_every_medium(tmp_path: Path) -> None:
+    records = {"affect": {"a": 1}, "parameters": "p", "digital_source": TRAINED}
+    files = [encode_image(picture(), ext, records) for ext in FORMATS]
+    files += [encode_sound(np.zeros(9), 8000, records, ext) for ext in ("wav", "flac")]
+    files += [encode_midi(Piece.of([0], [1], 60), records)]
+    for data in files:
+        for name in ("x.png", "x.mid", "x.wav", "x"):
+            path = tmp_path / name
+            path.write_bytes(data)
+            assert read_metadata(path) == records
+    for data in files[len(FORMATS) :]:
+        path.write_bytes(data)
+        with pytest.raises(MediaError, match="no PNG, JPEG or WEBP"):
+            load_image(path)
+    path.write_bytes(b"hello")
+    with pytest.raises(MediaError, match="nor MIDI, WAV, FLAC or MP3") as error:
+        read_metadata(path)
+    one_line(error)
 
 
 def test_other_libraries_lose_the_other_readers(tmp_path: Path) -> None:

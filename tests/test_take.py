@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -22,11 +23,15 @@ import pytest
 from PIL import Image
 
 from adapters.emotion import EmotionTimeline
+from adapters.piece import Piece
 from pipelines import ledger, media
+from pipelines.media_midi import encode_midi, load_midi
+from pipelines.media_sound import encode_sound
 from pipelines.take import (
     Request,
     Take,
     TakeError,
+    digital_source,
     parameters_line,
     prepare_out,
     record_failure,
@@ -317,6 +322,164 @@ def test_digital_source_says_what_the_picture_is(tmp_path: Path) -> None:
     assert source(request(inputs={"init": ours})) == media.TRAINED
     changed = write_take(real, picture(), tmp_path, day=DAY).path
     assert source(request(inputs={"init": changed})) == media.COMPOSITE
+
+
+# --- companions
+
+
+def song(**changes: Any) -> Request:
+    params = {"seconds": 30.0, "attributes": "tempo=72,mode=major", "over": False, "top_p": 0.95}
+    given = {"modality": "music", "prompt": "", "backbone": "music-tiny", "params": params}
+    return request(**{**given, **changes})
+
+
+def notes() -> Piece:
+    return Piece.of([0, 1, 2], 1.0, [60, 64, 67], [40, 80, 60])
+
+
+def write_song(asked: Request, out: Path, **changes: Any) -> Take:
+    """Notes with their sound, twice, and a picture of them: what a music take is."""
+    companions: dict[str, Any] = {
+        "wav": lambda texts: encode_sound(np.zeros((2, 900)), 44_100, texts),
+        "flac": lambda texts: encode_sound(np.zeros((2, 900)), 44_100, texts, "flac"),
+        "png": lambda texts: media.encode_image(picture(), "png", texts),
+    }
+    given = {"ext": "mid", "companions": companions, "reading": READING, "day": DAY}
+    return write_take(asked, lambda texts: encode_midi(notes(), texts), out, **{**given, **changes})
+
+
+def nothing_is_left(out: Path) -> bool:
+    return [*out.glob("2*/music/*")] == [] == list(ledger.read(out))
+
+
+def test_a_take_with_companions_is_read_from_each_alone(tmp_path: Path) -> None:
+    out = prepare_out(tmp_path / "out")
+    asked = song()
+    take = write_song(asked, out, chosen={"of": 4})
+    stem = f"2026-11-20/music/{asked.key[:8]}-sadness"
+    assert take.path == out / f"{stem}.mid"
+    assert take.companions == tuple(out / f"{stem}.{ext}" for ext in ("wav", "flac", "png"))
+    assert take.to_json()["companions"] == [path.as_posix() for path in take.companions]
+    (line,) = ledger.read(out)
+    assert line["path"] == f"{stem}.mid"
+    assert line["companions"] == [f"{stem}.{ext}" for ext in ("wav", "flac", "png")]
+    for path in (take.path, *take.companions):
+        alone = tmp_path / "renamed"
+        shutil.copy(path, alone)
+        back = Take.read(alone)
+        assert back.request == asked
+        assert back.reading == take.reading
+        assert back.chosen == {"of": 4}
+        assert back.companions == ()
+    assert load_midi(take.path).pitch.tolist() == [60, 64, 67]
+    again = write_song(asked, tmp_path / "again", chosen={"of": 4})
+    for first, second in zip(take.companions, again.companions, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_picture_has_no_companions(tmp_path: Path) -> None:
+    take = write_take(request(), picture(), tmp_path, day=DAY)
+    assert take.companions == ()
+    assert next(ledger.read(tmp_path))["companions"] == []
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    take = write_take(song(), b"notes", tmp_path, ext="mid", companions={"wav": b"x"}, day=DAY)
+    assert take.path.read_bytes() == b"notes"
+    assert take.companions[0].read_bytes() == b"x"
+    assert take.sha256 == hashlib.sha256(b"notes").hexdigest()
+
+
+def test_two_files_of_one_suffix_are_refused(tmp_path: Path) -> None:
+    for ext in ("mid", ".MID"):
+        with pytest.raises(TakeError, match=r"cannot both be \.mid"):
+            write_song(song(), tmp_path, companions={ext: b"x"})
+    assert nothing_is_left(tmp_path)
+
+
+def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    silent = {"wav": lambda texts: encode_sound(np.zeros((2, 0)), 44_100, texts)}
+    with pytest.raises(media.MediaError, match="waveform"):
+        write_song(song(), tmp_path, companions=silent)
+    with pytest.raises(media.MediaError, match="tempo"):
+        write_take(
+            song(),
+            lambda texts: encode_midi(Piece.of([0], [1], 60, tempo=5000.0), texts),
+            tmp_path,
+            ext="mid",
+            companions={"wav": b"x"},
+        )
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("taken", ["mid", "wav", "png"])
+def test_a_name_that_is_taken_leaves_nothing(taken: str, tmp_path: Path) -> None:
+    """A folder of that name: the rename fails after other files have appeared."""
+    asked = song()
+    folder = tmp_path / f"2026-11-20/music/{asked.key[:8]}-sadness.{taken}"
+    folder.mkdir(parents=True)
+    with pytest.raises(TakeError, match="cannot write"):
+        write_song(asked, tmp_path)
+    folder.rmdir()
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_ledger_that_fails_leaves_no_new_file(tmp_path: Path) -> None:
+    old = write_song(song(seed=1), tmp_path)
+    text = (tmp_path / ledger.LEDGER).read_bytes()
+    (tmp_path / ledger.LEDGER).unlink()
+    (tmp_path / ledger.LEDGER).mkdir()
+    for seed in (1, 2):
+        with pytest.raises(TakeError, match="cannot write"):
+            write_song(song(seed=seed), tmp_path)
+    kept = sorted([old.path, *old.companions])
+    assert sorted(tmp_path.glob("2*/music/*")) == kept, "the old take stays, the new one goes"
+    (tmp_path / ledger.LEDGER).rmdir()
+    (tmp_path / ledger.LEDGER).write_bytes(text)
+
+
+def test_a_disk_that_is_full_for_a_companion_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+        import resource
+        prepare_out(out)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            write_song(song(), out, companions={"png": b"small", "wav": bytes(50_000)})
+        except TakeError as error:
+            print(json.dumps(str(error)))
+    """
+    said = json.loads(finish(child(code, tmp_path)))
+    assert "no space left" in said
+    assert ".wav" in said
+    assert leftovers(tmp_path) == []
+    assert nothing_is_left(tmp_path)
+
+
+def test_the_parameters_line_of_music(tmp_path: Path) -> None:
+    take = write_song(song(), tmp_path, settings={"Tempo": 72, "Key": "A minor"})
+    text = media.read_metadata(take.path)["parameters"]
+    assert text == parameters_line(song(), more={"Tempo": 72, "Key": "A minor"})
+    title, settings = text.split("\n")
+    assert title == "music: sadness 0.8"
+    assert settings.startswith("Seed: 7, Model: music-tiny, Model hash: 0123456789abcdef, Emotion:")
+    for part in ("Seconds: 30.0", 'Attributes: "tempo=72,mode=major"', "Tempo: 72", "Key: A minor"):
+        assert f", {part}, " in settings
+    for word in ("Size", "Steps", "Over"):
+        assert word not in settings
+    named = parameters_line(song(prompt="a lullaby", params={"x": "Seed: 1, Seed: 2"}))
+    assert named.startswith("a lullaby\n")
+    assert 'X: "Seed: 1, Seed: 2"' in named
+
+
+def test_real_music_makes_a_composite_and_an_instrument_does_not(tmp_path: Path) -> None:
+    real, ours = tmp_path / "real.mid", write_song(song(), tmp_path / "out").path
+    real.write_bytes(encode_midi(notes(), {}))
+    font = tmp_path / "piano.sf2"
+    font.write_bytes(b"RIFF\4\0\0\0sfbk")
+    assert digital_source(song(inputs={"continue": real})) == media.COMPOSITE
+    assert digital_source(song(inputs={"continue": ours})) == media.TRAINED
+    assert digital_source(song(inputs={"continue": ours, "soundfont": font})) == media.TRAINED
+    assert digital_source(song(inputs={"from": ours, "onto": real})) == media.COMPOSITE
 
 
 PROMPTS = {
