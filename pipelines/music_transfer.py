@@ -216,14 +216,17 @@ def _rhythm(source: Piece, onto: Piece) -> Piece:
     """Onsets and lengths of `source`, the pitches of `onto` dealt to them in order, by voice."""
     matched = matched_bars(source, onto)
     rows: list[_Row] = []
+    mine = [np.flatnonzero(onto.voice == voice) for voice in (MELODY, ACCOMPANIMENT)]
     for voice in np.unique(onto.voice).tolist():
         giving, taking = _by_bar(source, voice), _by_bar(onto, voice)
         for bar in range(onto.bars):
             pitches = taking[bar]
+            origin = _source_bar(giving, int(matched[bar])) if pitches else int(matched[bar])
+            slots = _in_metre(giving[origin], source, onto) if origin >= 0 else []
+            if len(slots) > len(pitches):
+                pitches = [*_held_into(onto, mine[voice], bar, pitches), *pitches]
             if not pitches:
                 continue
-            origin = _source_bar(giving, int(matched[bar]))
-            slots = _in_metre(giving[origin], source, onto) if origin >= 0 else []
             if not slots:
                 rows += [_own(onto, k) for group in pitches for k in group.notes]
                 continue
@@ -263,6 +266,19 @@ def _pitch(source: Piece, onto: Piece) -> Piece:
                     own = _own(onto, slot.notes[_rank(position, len(group), len(slot.notes))])
                     rows.append(own._replace(pitch=int(source.pitch[note])))
     return _written(onto, rows)
+
+
+def _held_into(onto: Piece, notes: Indices, bar: int, struck: list[_Group]) -> list[_Group]:
+    """What is held for a beat and more into a bar before anything else is struck: to be repeated.
+
+    Without it the quicker rhythm would fall silent, or bring in early, wherever a note is held.
+    """
+    start = bar * onto.beats_per_bar
+    if struck and struck[0].at < 1.0:
+        return []
+    held = notes[(onto.onset[notes] < start - TOGETHER) & (onto.offset[notes] >= start + 1.0)]
+    order = sorted(held.tolist(), key=lambda k: (int(onto.pitch[k]), k))
+    return [_Group(tuple(order), 0.0)] if order else []
 
 
 def _own(piece: Piece, note: int) -> _Row:
