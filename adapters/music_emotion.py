@@ -211,7 +211,7 @@ class MusicDirections:
             bank = DirectionBank.load(file)
             with safe_open(str(file), framework="numpy") as opened:
                 frame = {name: opened.get_tensor(name).astype(np.float64) for name in _FRAME}
-                facts = json.loads((opened.metadata() or {})["music"])
+                facts = json.loads((opened.metadata() or {})["affect"])["music"]
             right = tuple(facts["attributes"]) == ATTRIBUTES and bank.family == FAMILY
         except (DirectionError, SafetensorError, KeyError, json.JSONDecodeError):
             right = False
@@ -233,14 +233,12 @@ class MusicDirections:
         tensors |= {f"W.{name}": np.ascontiguousarray(W) for name, W in self.bank.W.items()}
         # safetensors writes memory as it lies, so a view must be laid out first.
         tensors |= {name: np.ascontiguousarray(getattr(self, name)) for name in _FRAME}
-        bank = {"format": FORMAT, "names": list(self.bank.names), **self.bank.report()}
         music = {"attributes": list(ATTRIBUTES), "sources": self.sources}
-        facts = {
-            "affect": json.dumps(bank, sort_keys=True),
-            "music": json.dumps(music, sort_keys=True),
-        }
+        facts = {"format": FORMAT, "names": list(self.bank.names), **self.bank.report()}
+        # One entry of metadata: safetensors writes several in an order of chance.
+        text = json.dumps(facts | {"music": music}, sort_keys=True)
         with replacing(path) as fresh:
-            save_file(tensors, fresh, metadata=facts)
+            save_file(tensors, fresh, metadata={"affect": text})
         return Path(path)
 
     def targets(

@@ -92,6 +92,21 @@ def test_quadrants_differ_as_listeners_hear_them(shipped: MusicDirections) -> No
     assert targets["fear"][where["velocity"]] < loud[where["velocity"]] - 15
 
 
+@pytest.mark.parametrize(("level", "close"), [(1.0, 0.02), (0.5, 0.2)])
+def test_what_is_asked_for_can_be_played(
+    shipped: MusicDirections, level: float, close: float
+) -> None:
+    # Notes sounding at once = notes a second x seconds a note, but for silence in staccato.
+    targets = shipped.targets(level * np.eye(12))
+    touch = column(targets, "articulation")
+    sounds = 1 - np.maximum(0, 1 - touch) / 2
+    product = column(targets, "note_density") * column(targets, "note_duration")
+    ratio = product / (column(targets, "polyphony") * sounds)
+    neutral = shipped.targets(np.zeros(12))
+    fixed = column(neutral, "note_density") * column(neutral, "note_duration")
+    assert np.allclose(ratio, fixed / column(neutral, "polyphony"), rtol=close)
+
+
 def test_mixtures_add_up(shipped: MusicDirections) -> None:
     both = shipped.targets(0.5 * one("happiness") + 0.4 * one("sadness"))
     apart = shipped.targets([one("happiness", 0.5), one("sadness", 0.4)]).sum(axis=0)
