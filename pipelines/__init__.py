@@ -1,8 +1,9 @@
 """Request to media. This file is the only registry: which backbones there are, and two verbs.
 
-`load(name)` returns an ordinary diffusers pipeline, `generate(requests)` is the one seam that the
-command line, batches and a page use: an iterator of `Step` (where the work stands) and `Take` (a
-finished file). It is an iterator so that Stop stops: closing it ends the run within one step.
+`load(name)` returns an ordinary diffusers pipeline of an image backbone, `generate(requests)` is
+the one seam that the command line, batches and a page use: an iterator of `Step` (where the work
+stands) and `Take` (a finished file). It is an iterator so that Stop stops: closing it ends the run
+within one step.
 
 A new backbone is one row of `BACKBONES`; the contract tests cover it by its `family`. Nothing
 heavy is imported here, so that listing the table costs nothing.
@@ -132,20 +133,25 @@ BACKBONES: dict[str, Backbone] = {
             defaults={"steps": 9, "guidance_scale": 0.0},
         ),
         Backbone("qwen-image", "image", "Qwen/Qwen-Image", "qwen-image", "Apache-2.0", 58),
+        Backbone("music-tiny", "music", "models/music-tiny", "music", "Apache-2.0", 0.2),
     )
 }
 
-DEFAULT = "image-tiny"
-MAKERS = {"image": "pipelines.image"}
+DEFAULTS = {"image": "image-tiny", "music": "music-tiny"}
+"""Modality -> the embedded backbone that is used when none is named."""
+DEFAULT = DEFAULTS["image"]
+MAKERS = {"image": "pipelines.image", "music": "pipelines.music"}
+"""Modality -> the module whose `generate` makes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """Where the work stands.
 
-    `index` of `total` denoising steps of the whole call are done; `eta` seconds remain (None
-    before the first step); `stage` is "load", "denoise" or "read"; `notes` are new one-line
-    warnings for people; `preview` a small picture of the predicted result, if asked for.
+    `index` of `total` steps of the whole call are done (denoising steps of pictures, bars of
+    music); `eta` seconds remain (None before the first step); `stage` is "load", "denoise",
+    "compose", "render" or "read"; `notes` are new one-line warnings for people; `preview` a small
+    picture of the predicted result, if asked for.
     """
 
     index: int
@@ -156,11 +162,11 @@ class Step:
     preview: Any = None
 
 
-def resolve(backbone: str) -> Backbone:
+def resolve(backbone: str, modality: str = "image") -> Backbone:
     """Return the row of a name, or a row made for a folder or a hub id ("owner/name").
 
-    A hub id or folder that a row already names is that row. Anything else is an error that shows
-    the nearest names.
+    A hub id or folder that a row already names is that row; a new one is taken to make `modality`.
+    Anything else is an error that shows the nearest names.
     """
     text = str(backbone).strip()
     for row in BACKBONES.values():
@@ -171,9 +177,9 @@ def resolve(backbone: str) -> Backbone:
         for row in BACKBONES.values():
             if row.folder is not None and row.folder.resolve() == path.resolve():
                 return row
-        return Backbone(str(path), "image", str(path), "", "see its model card", 0)
+        return Backbone(str(path), modality, str(path), "", "see its model card", 0)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and " " not in text:
-        return Backbone(text, "image", text, "", "see its model card", 0)
+        return Backbone(text, modality, text, "", "see its model card", 0)
     near = difflib.get_close_matches(text, BACKBONES, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(BACKBONES)}"
     msg = (
@@ -214,7 +220,7 @@ def pull(backbone: str) -> Path:
 
 
 def generate(requests: Request | Sequence[Request], **options: Any) -> Iterator[Step | Take]:
-    """Make media; see the modality's own `generate` for its options (pipelines.image).
+    """Make media; see the modality's own `generate` for its options (pipelines.image, music).
 
     All requests are checked before this returns, so a mistake starts nothing. Requests of the
     same backbone, params and inputs are one batch with an emotion and a seed each.

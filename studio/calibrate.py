@@ -19,7 +19,7 @@ from pipelines.ledger import write_atomic
 from studio import make
 from studio.console import Meter, note, note_once, result, result_json, table_console
 from studio.options import with_params
-from studio.run import DOING, no_bars, params_of, quiet_libraries, torch_dtype
+from studio.run import DOING, PANELS, no_bars, params_of, quiet_libraries, torch_dtype
 
 if TYPE_CHECKING:
     from adapters.calibration import Calibration
@@ -32,7 +32,7 @@ def app() -> typer.Typer:
     """The verb `calibrate`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Measure a model.")
     verb.callback()(lambda: None)
-    verb.command("image")(with_params(image, params_of("image")))
+    verb.command("image")(with_params(image, params_of("image"), panels=(PANELS["image"],)))
     return verb
 
 

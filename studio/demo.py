@@ -1,7 +1,7 @@
 """`affect demo` and `affect page`: something to look at.
 
-The demo makes a handful of pictures offline with the embedded model, a small grid and a
-re-rendered photo, then writes `index.html` and prints its path. It takes the same road as every
+The demo makes a handful of pictures offline with the embedded model, a small grid, a re-rendered
+photo and some music, then writes `index.html` and prints its path. It takes the same road as every
 other verb: requests, `pipelines.generate`, takes. The page verb writes the same page for any
 folder of takes.
 """
@@ -38,6 +38,13 @@ PHOTOS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("flower.jpg", "flowers", ("happiness .9", "sadness .9")),
 )
 CREDIT = "Photos: china.jpg by danielbuechele and flower.jpg by vultilion, CC BY 2.0, cropped."
+# One piece a quadrant that people tell apart best, then a course of emotions; short, for a demo.
+MUSIC: tuple[tuple[str, float], ...] = (
+    ("happiness .9", 16),
+    ("sadness .9", 16),
+    ("0s contentment .7; 10s fear .9; 20s awe .9", 26),
+)
+RECOLOURED = "sadness .9"  # the happy piece, played again
 PAGE = "index.html"
 # A page of more pictures than this is slow to open; the newest are kept.
 MOST = 500
@@ -63,8 +70,11 @@ def demo(
     device: make.Device = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every picture.")] = SEED,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")] = None,
+    composer: Annotated[
+        str, typer.Option("--composer", help="Model for the music: a name or a folder.")
+    ] = make.DEFAULT_COMPOSER,
 ) -> int:
-    """Make a few pictures offline and an HTML page that shows them; print the page's path."""
+    """Make pictures and music offline and an HTML page that shows them; print the page's path."""
     options = Options(out, device=device, offline=True)
     params: dict[str, Any] = {} if steps is None else {"steps": steps}
     sections, missing = [], 0
@@ -72,6 +82,9 @@ def demo(
         made, failed = part(options, backbone, seed, params)
         sections += made
         missing += failed
+    made, failed = _music(options, composer, seed)
+    sections += made
+    missing += failed
     return _finish(sections, out, "Affect Studio: the same words, another mood", missing)
 
 
@@ -86,7 +99,8 @@ def page(
     if not folder.is_dir():
         msg = f"page: {folder} is no folder; give the --out folder of earlier takes"
         raise ValueError(msg)
-    files = [file for ending in ("png", "jpg", "webp") for file in folder.rglob(f"*.{ending}")]
+    endings = ("png", "jpg", "webp", "mid")
+    files = [file for ending in endings for file in folder.rglob(f"*.{ending}")]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     # How long a take took is in the ledger only.
     seconds = {line.get("sha256"): line.get("seconds") for line in ledger.read(folder)}
@@ -96,6 +110,8 @@ def page(
             take = Take.read(file)
         except ValueError:
             continue  # a contact sheet, a photo, somebody else's picture
+        if take.request.modality == "music" and file.suffix != ".mid":
+            continue  # the piano roll beside its piece
         takes.append(replace(take, seconds=seconds.get(take.sha256)))
     if not takes:
         msg = f"page: no takes of this studio in {folder}; make some with `affect make image`"
@@ -114,8 +130,9 @@ def _finish(sections: list[Section], out: Path, title: str, missing: int = 0) ->
 
 
 LEAD = (
-    "Each picture was asked for with words and an emotion. Two readers then say what they see in "
-    "it; the closer a bar comes to its tick, the closer the picture came to what was asked."
+    "Everything here was asked for with an emotion, pictures with words as well. Two readers then "
+    "say what they see or hear in it; the closer a bar comes to its tick, the closer the work came "
+    "to what was asked."
 )
 
 
@@ -135,7 +152,7 @@ def _scenes(
             n=1,
             backbone=backbone,
             params=params,
-            init=None,
+            inputs={},
         )
     ]
     takes = run(requests, options, what="demo: pictures", announce=False)
@@ -154,7 +171,7 @@ def _grid(
     takes = run(requests, options, what="demo: a grid in one batch", announce=False)
     if not takes:
         return [], len(requests)  # a sheet of nothing shows nothing
-    path = write_sheet(prompt, names, levels, requests, takes, options.out)
+    path = write_sheet(names, levels, requests, takes, options.out)
     listed = ", ".join(names)
     figure = Figure(
         path,
@@ -189,13 +206,50 @@ def _photos(
             n=1,
             backbone=backbone,
             params=params,
-            init=photos[name],
+            inputs={"init": photos[name]},
         )
         takes = run(requests, options, what="demo: a photo, re-rendered", announce=False)
         cards += [card_of(take) for take in takes]
         missing += len(requests) - len(takes)
     text = f"Left the photo, right what became of it. {CREDIT}"
     return [Section(title="Photos, re-rendered", text=text, cards=tuple(cards))], missing
+
+
+def _music(options: Options, backbone: str, seed: int) -> tuple[list[Section], int]:
+    from pipelines import resolve
+    from studio.models import is_here
+    from studio.page import Section, card_of
+
+    if not is_here(resolve(backbone, "music")):
+        note(f"demo: the weights of {backbone} are not here, so no music is made")
+        return [], 0
+    options = replace(options, ext="mid")
+
+    def asked(text: str, seconds: float | None, **inputs: Path) -> list[Any]:
+        return build_requests(
+            "",
+            [read_emotion(text, over=False, reader=None, modality="music")],
+            seed=seed,
+            n=1,
+            backbone=backbone,
+            params={} if seconds is None else {"seconds": seconds, "candidates": 2},
+            inputs=inputs,
+            modality="music",
+        )
+
+    requests = [one for text, seconds in MUSIC for one in asked(text, seconds)]
+    takes = run(requests, options, what="demo: music", announce=False)
+    wanted = len(requests)
+    if takes:
+        again = asked(RECOLOURED, None, recolour=takes[0].path)
+        wanted += len(again)
+        takes += run(again, options, what="demo: music in another mood", announce=False)
+    text = (
+        "Notes over time, under the valence and arousal that were asked for and read. The last one "
+        f"is the first, played again with {RECOLOURED}: the same melody in another mood."
+    )
+    section = Section(title="Music", text=text, cards=tuple(card_of(take) for take in takes))
+    return [section], wanted - len(takes)
 
 
 def sample_photo(name: str, out: Path) -> Path | None:

@@ -1,12 +1,14 @@
 """`affect grid image PROMPT --emotions a,b --levels 5`: one batch, one contact sheet, all takes.
 
 Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
-written like any other output: marked as synthetic, with what it shows in its metadata.
+written like any other output: marked as synthetic, with what it shows in its metadata. Of music it
+shows small piano rolls with a tick at what was asked and a bar for what each reader reads; the
+sound of every cell lies beside the sheet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +17,11 @@ import typer
 from studio import make
 from studio.console import result, result_json
 from studio.options import with_params
-from studio.run import Options, build_requests, fresh_seed, params_of, run
+from studio.run import PANELS, Options, build_requests, fresh_seed, params_of, run
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
     from pipelines.take import Request, Take
 
 
@@ -25,22 +29,27 @@ def app() -> typer.Typer:
     """The verb `grid`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Emotions by levels.")
     verb.callback()(lambda: None)
-    verb.command("image")(with_params(image, params_of("image")))
+    for modality, command in (("image", image), ("music", music)):
+        panels = (PANELS[modality],)
+        verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
+
+
+Emotions = Annotated[str, typer.Option("--emotions", help="Comma-separated emotions, or all.")]
+Levels = Annotated[
+    int, typer.Option("--levels", min=1, max=20, help="Intensities, evenly up to 1.")
+]
+Neutral = Annotated[
+    bool, typer.Option("--neutral/--no-neutral", help="A first column with no emotion.")
+]
 
 
 def image(
     prompt: Annotated[str, typer.Argument(help="What to show.")],
     *,
-    emotions: Annotated[
-        str, typer.Option("--emotions", help="Comma-separated emotions, or all.")
-    ] = "happiness,fear,sadness,contentment",
-    levels: Annotated[
-        int, typer.Option("--levels", min=1, max=20, help="Intensities, evenly up to 1.")
-    ] = 5,
-    neutral: Annotated[
-        bool, typer.Option("--neutral/--no-neutral", help="A first column with no emotion.")
-    ] = True,
+    emotions: Emotions = "happiness,fear,sadness,contentment",
+    levels: Levels = 5,
+    neutral: Neutral = True,
     seed: make.Seed = None,
     backbone: make.Backbone = make.DEFAULT_BACKBONE,
     init: make.Init = None,
@@ -62,15 +71,60 @@ def image(
         seed=fresh_seed() if seed is None else seed,
         backbone=backbone,
         params=params,
-        init=init,
+        inputs={"init": init},
     )
     options = Options(out, as_json, device, dtype, offline, file_format)
     # One batch whatever its size: should it not fit into memory, it is halved there.
     takes = run(requests, options, batch_size=len(requests))
+    return _finish(names, levels, requests, takes, options)
+
+
+def music(
+    *,
+    emotions: Emotions = "happiness,anger,sadness,contentment",
+    levels: Levels = 3,
+    neutral: Neutral = True,
+    title: make.Title = "",
+    seed: make.Seed = None,
+    recolour: make.Recolour = None,
+    soundfont: make.Soundfont = None,
+    backbone: make.Backbone = make.DEFAULT_COMPOSER,
+    out: make.Out = Path("out"),
+    as_json: make.Json = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make music with several emotions at several intensities, one piece a cell."""
+    names = emotion_names(emotions)
+    requests = grid_requests(
+        title,
+        names,
+        levels,
+        neutral=neutral,
+        seed=fresh_seed() if seed is None else seed,
+        backbone=backbone,
+        params=params,
+        inputs={"recolour": recolour, "soundfont": soundfont},
+        modality="music",
+    )
+    options = Options(out, as_json, device, dtype, offline, "mid")
+    return _finish(names, levels, requests, run(requests, options), options)
+
+
+def _finish(
+    names: Sequence[str],
+    levels: int,
+    requests: Sequence[Request],
+    takes: Sequence[Take],
+    options: Options,
+) -> int:
+    """Write and print the sheet of what was made; the exit code."""
     if not takes:
         return 1
-    path = write_sheet(prompt, names, levels, requests, takes, out)
-    if as_json:
+    path = write_sheet(names, levels, requests, takes, options.out)
+    if options.as_json:
         result_json({"sheet": str(path), "takes": [str(take.path) for take in takes]})
     else:
         result(str(path))
@@ -106,9 +160,10 @@ def grid_requests(
     seed: int,
     backbone: str,
     params: dict[str, Any],
-    init: Path | None = None,
+    inputs: Mapping[str, Path | None] | None = None,
+    modality: str = "image",
 ) -> list[Request]:
-    """The neutral picture first (once, if wanted), then a row an emotion, all with one seed."""
+    """The neutral one first (once, if wanted), then a row an emotion, all with one seed."""
     from adapters.emotion import Emotion, EmotionTimeline
 
     states = [Emotion.neutral()] if neutral else []
@@ -120,12 +175,12 @@ def grid_requests(
         n=1,
         backbone=backbone,
         params=params,
-        init=init,
+        inputs=inputs or {},
+        modality=modality,
     )
 
 
 def write_sheet(
-    prompt: str,
     names: Sequence[str],
     levels: int,
     requests: Sequence[Request],
@@ -133,12 +188,12 @@ def write_sheet(
     out: Path,
 ) -> Path:
     """Draw the contact sheet of a finished grid beside its takes and return its path."""
-    from pipelines.media import encode_image, load_image
+    from pipelines.media import encode_image
     from pipelines.take import digital_source, write_atomic
     from studio.sheet import contact_sheet
 
     # Not by key: a finished request also names the weights it was made with.
-    pictures = {take.request.emotion.text: load_image(take.path) for take in takes}
+    pictures = {take.request.emotion.text: _cell(take) for take in takes}
     found = [pictures.get(request.emotion.text) for request in requests]
     spare = len(requests) - len(names) * levels
     rows = [
@@ -151,14 +206,14 @@ def write_sheet(
         rows,
         list(names),
         columns,
-        title=prompt,
+        title=first.prompt or first.modality,
         subtitle=f"{first.backbone}, seed {first.seed}",
     )
     folder = takes[0].path.parent if takes else out
     path = folder / f"{first.key[:8]}-grid-{len(names)}x{levels}.png"
     about = {
         "contact_sheet": [take.path.name for take in takes],
-        "prompt": prompt,
+        "prompt": first.prompt,
         "emotions": list(names),
         "levels": level_values(levels),
         "seed": first.seed,
@@ -168,3 +223,21 @@ def write_sheet(
         path, encode_image(sheet, "png", {"affect": about, "digital_source": digital_source(first)})
     )
     return path
+
+
+def _cell(take: Take) -> Picture:
+    """What a sheet shows of a take: the picture, or a small piano roll with its readings."""
+    from pipelines.media import load_image
+
+    if take.request.modality != "music":
+        return load_image(take.path)
+    from pipelines.media_midi import load_midi
+    from pipelines.music_figure import small_roll
+    from studio.page import COLOURS, bars_of
+
+    state = take.request.emotion.peak
+    name = state.dominant
+    readers = bars_of(take.reading)
+    read = [] if name == "neutral" else [reader.intensities[name] for reader in readers]
+    asked = None if name == "neutral" else min(state.intensity, 1.0)
+    return small_roll(load_midi(take.path), asked=asked, read=read, colour=COLOURS[name])

@@ -1,7 +1,7 @@
-"""`affect make image PROMPT`: a picture, or several, with the emotion that was asked for.
+"""`affect make image PROMPT`, `affect make music`: media with the emotion that was asked for.
 
-Besides its own options it has one for every field of `ImageParams`. It only collects what was
-typed; `studio.run` does the rest.
+Besides its own options each has one for every field of its modality's params. This file only
+collects what was typed; `studio.run` does the rest.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipelines import DEFAULTS
 from studio.options import with_params
 from studio.run import (
+    PANELS,
     Options,
     build_requests,
     fresh_seed,
@@ -80,14 +82,30 @@ Format = Annotated[
     typer.Option("--format", help="File format; png keeps every pixel as it was made."),
 ]
 
-DEFAULT_BACKBONE = "image-tiny"
+Title = Annotated[str, typer.Option("--title", help="What to call it; it names the files.")]
+Continue = Annotated[
+    Path | None, typer.Option("--continue", help="Keep this MIDI file as the opening and go on.")
+]
+Recolour = Annotated[
+    Path | None, typer.Option("--recolour", help="Play this MIDI file again in another mood.")
+]
+From = Annotated[Path | None, typer.Option("--from", help="MIDI file that gives --transfer.")]
+Onto = Annotated[Path | None, typer.Option("--onto", help="MIDI file that takes --transfer.")]
+Soundfont = Annotated[
+    Path | None, typer.Option("--soundfont", help="Play with this .sf2 instead of our piano.")
+]
+
+DEFAULT_BACKBONE = DEFAULTS["image"]
+DEFAULT_COMPOSER = DEFAULTS["music"]
 
 
 def app() -> typer.Typer:
     """The verb `make`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Make media.")
     verb.callback()(lambda: None)
-    verb.command("image")(with_params(image, params_of("image")))
+    for modality, command in (("image", image), ("music", music)):
+        panels = (PANELS[modality],)
+        verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
 
 
@@ -118,8 +136,68 @@ def image(
         n=n,
         backbone=backbone,
         params=params,
-        init=init,
+        inputs={"init": init},
     )
     options = Options(out, as_json, device, dtype, offline, file_format)
     takes = run(requests, options, best_of=best_of)
     return 0 if len(takes) == len(requests) else 1
+
+
+def music(
+    *,
+    emotion: EmotionText = "neutral",
+    title: Title = "",
+    seed: Seed = None,
+    n: Count = 1,
+    best_of: BestOf = None,
+    continued: Continue = None,
+    recolour: Recolour = None,
+    source: From = None,
+    onto: Onto = None,
+    soundfont: Soundfont = None,
+    backbone: Backbone = DEFAULT_COMPOSER,
+    out: Out = Path("out"),
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make music with an emotion, or one that changes: "0s contentment .5; 15s fear .9".
+
+    Composes a piece; or goes on from a MIDI file, plays it again in another mood, or moves musical
+    elements between two files. Prints the .mid; its sound (.wav) and picture (.png) lie beside it.
+    """
+    quiet_libraries(offline=offline)
+    over = bool(params.get("over"))
+    requests = build_requests(
+        title,
+        [read_emotion(emotion, over=over, reader=reader, modality="music")],
+        seed=fresh_seed() if seed is None else seed,
+        n=n,
+        backbone=backbone,
+        params=params,
+        inputs=music_inputs(continued, recolour, source, onto, soundfont),
+        modality="music",
+    )
+    options = Options(out, as_json, device, dtype, offline, "mid")
+    takes = run(requests, options, best_of=best_of)
+    return 0 if len(takes) == len(requests) else 1
+
+
+def music_inputs(
+    continued: Path | None,
+    recolour: Path | None,
+    source: Path | None,
+    onto: Path | None,
+    soundfont: Path | None,
+) -> dict[str, Path | None]:
+    """The files of a music request by the names that `pipelines.music` knows."""
+    return {
+        "continue": continued,
+        "recolour": recolour,
+        "from": source,
+        "onto": onto,
+        "soundfont": soundfont,
+    }

@@ -71,7 +71,10 @@ def list_models(as_json: Json = False) -> int:
 def is_here(row: Backbone) -> bool:
     """Whether a row's weights are on this machine, judged by its index file; asks no network."""
     if row.folder is not None:
-        return (row.folder / "model_index.json").is_file()
+        from pipelines.music import CONTROLS
+
+        index = CONTROLS if row.modality == "music" else "model_index.json"
+        return (row.folder / index).is_file()
     from pipelines.weights import cached
 
     return cached(row.weights, row.revision) is not None

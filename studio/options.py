@@ -9,44 +9,49 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-PANEL = "Picture"
-ADVANCED = "Picture, advanced"
 RANGE = ("min", "max")
 
 
-def with_params(verb: Callable[..., Any], params: type) -> Callable[..., Any]:
+def with_params(verb: Callable[..., Any], *params: type, panels: Sequence[str] = ()) -> Any:
     """Wrap `verb(**options, params: dict)` so that typer sees one option per field of `params`.
 
-    A field named like one of the verb's own options is left to the verb. Flags come as
-    `--name/--no-name`. The verb receives only what was given, as {field: value}.
+    Several dataclasses give one option for each name; the first that has it describes it. A field
+    named like one of the verb's own options is left to the verb. Flags come as `--name/--no-name`.
+    The verb receives only what was given, as {field: value}.
+
+    panels: titles of the help panels, one a dataclass; "Options" where none is given.
     """
     own = inspect.signature(verb, eval_str=True)
-    hints = get_type_hints(params)
     taken = {name for name in own.parameters if name != "params"}
-    fields = [field for field in dataclasses.fields(params) if field.name not in taken]
+    titles = [*panels, *["Options"] * (len(params) - len(panels))]
+    fields: dict[str, tuple[dataclasses.Field[Any], Any, str]] = {}
+    for kind, title in zip(params, titles, strict=True):
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if field.name not in taken:
+                fields.setdefault(field.name, (field, _plain(hints[field.name]), title))
     signature = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in own.parameters.items()
         if name != "params"
     ]
-    for field in fields:
-        kind = _plain(hints[field.name])
+    for name, (field, kind, title) in fields.items():
         signature.append(
             inspect.Parameter(
-                field.name,
+                name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=_option(field, kind),
+                default=_option(field, kind, title),
                 annotation=kind | None,
             )
         )
 
     def command(**given: Any) -> Any:
-        chosen = {field.name: given.pop(field.name) for field in fields}
+        chosen = {name: given.pop(name) for name in fields}
         kept = {name: value for name, value in chosen.items() if value is not None}
         return verb(**given, params=kept)
 
@@ -64,7 +69,7 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def _option(field: dataclasses.Field[Any], kind: Any) -> Any:
+def _option(field: dataclasses.Field[Any], kind: Any, title: str) -> Any:
     """A typer option that defaults to "not given" and names the dataclass's own default."""
     dashed = field.name.replace("_", "-")
     flags = f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"
@@ -81,5 +86,5 @@ def _option(field: dataclasses.Field[Any], kind: Any) -> Any:
         max=high,
         metavar={int: "N", float: "X"}.get(kind),
         show_default=False,
-        rich_help_panel=ADVANCED if field.metadata.get("advanced") else PANEL,
+        rich_help_panel=f"{title}, advanced" if field.metadata.get("advanced") else title,
     )

@@ -3,10 +3,11 @@
 It works from `file://`, in dark and light, without scripts and without anything from elsewhere
 (a content policy in the page forbids both). Every string that comes out of a media file is treated
 as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
-the asked intensity as a tick, seed, seconds and the command that makes it again.
+the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
+piano roll, under the asked and the read emotion over time, and can be played.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
-says how a reader reads the picture, never what a person feels.
+says how a reader reads a work, never what a person feels.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ class ReaderBars:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One picture on the page, everything as plain text and numbers; nothing is trusted.
+    """One take on the page, everything as plain text and numbers; nothing is trusted.
 
-    `before` is the photo a re-rendered picture started from. Paths may lie anywhere on this
-    machine; those that do not exist are left out.
+    `before` is the photo a re-rendered picture started from, `audio` the sound of a piece of
+    music. Paths may lie anywhere on this machine; those that do not exist are left out.
     """
 
     picture: Path
@@ -74,7 +75,7 @@ class Card:
     facts: tuple[str, ...]
     command: str
     before: Path | None = None
-    size: tuple[int, int] | None = None
+    audio: Path | None = None
 
     @property
     def dominant(self) -> str:
@@ -153,12 +154,6 @@ def _numbers(values: object, count: int) -> list[float] | None:
 def card_of(take: Take) -> Card:
     """The card of a take, all of it from the take itself."""
     request = take.request
-    state = request.emotion.at(0.0)
-    asked = {
-        name: float(value)
-        for name, value in zip(CORE, state.intensities, strict=True)
-        if value > 0.0
-    }
     facts = [f"seed {request.seed}"]
     if take.seconds:
         facts.append(f"{take.seconds:.1f} s")
@@ -167,16 +162,27 @@ def card_of(take: Take) -> Card:
     if isinstance(chosen, Mapping) and chosen.get("of"):
         facts.append(f"best of {chosen['of']}")
     before = request.inputs.get("init")
+    music = request.modality == "music"
+    path = Path(take.path)
     return Card(
-        picture=Path(take.path),
+        picture=path.with_suffix(".png") if music else path,
         prompt=request.prompt,
         emotion=request.emotion.text,
-        asked=asked,
+        asked=_asked(take),
         readers=bars_of(take.reading),
         facts=tuple(facts),
         command=remake_command(take),
         before=None if before is None else Path(before),
+        audio=path.with_suffix(".wav") if music else None,
     )
+
+
+def _asked(take: Take) -> dict[str, float]:
+    """Intensities that were asked for; of a course of emotions its mean, as the take tells it."""
+    emotion = take.request.emotion
+    told = (take.reading or {}).get("asked") if not emotion.is_constant else None
+    values = _numbers(told, len(CORE)) or list(emotion.at(0.0).intensities)
+    return {name: float(x) for name, x in zip(CORE, values, strict=True) if x > 0.0}
 
 
 def remake_command(take: Take) -> str:
@@ -185,10 +191,11 @@ def remake_command(take: Take) -> str:
 
 
 def sections_of(takes: Iterable[Take]) -> list[Section]:
-    """One section per prompt, in order of first appearance."""
+    """One section per prompt, in order of first appearance; what has none is under its kind."""
     groups: dict[str, list[Card]] = {}
     for take in takes:
-        groups.setdefault(take.request.prompt, []).append(card_of(take))
+        title = take.request.prompt.strip() or take.request.modality.capitalize()
+        groups.setdefault(title, []).append(card_of(take))
     return [Section(title=prompt, cards=tuple(cards)) for prompt, cards in groups.items()]
 
 
@@ -235,9 +242,17 @@ def _section(section: Section, folder: Path) -> str:
 
 def _card(card: Card, folder: Path) -> str:
     colour = COLOURS.get(card.dominant, COLOURS["neutral"])
-    alt = html.escape(f"{card.prompt}, made with the emotion {card.emotion}")
+    shown = card.prompt.strip() or ("Piano roll" if card.audio else "Picture")
+    alt = html.escape(f"{shown}, made with the emotion {card.emotion}")
     link = _link(card.picture, folder)
     image = f'<a href="{link}"><img src="{link}" alt="{alt}" loading="lazy"></a>'
+    if card.audio is not None and not card.picture.is_file():
+        image = ""  # the .mid may have been moved without what lay beside it
+    if card.audio is not None and card.audio.is_file():
+        image += (
+            f'<audio controls preload="none" src="{_link(card.audio, folder)}" '
+            f'aria-label="{alt}"></audio>'
+        )
     if card.before is not None and card.before.is_file():
         before = _link(card.before, folder)
         image = (
@@ -245,7 +260,8 @@ def _card(card: Card, folder: Path) -> str:
             f'alt="The photo it started from"></a>{image}</div>'
         )
     return (
-        f'<article style="--c:{colour}">{image}<div class="body">'
+        f'<article class="{"music" if card.audio else "picture"}" style="--c:{colour}">'
+        f'{image}<div class="body">'
         f'<h3><span class="dot"></span>{html.escape(card.emotion)}</h3>'
         f"{_chart(card)}"
         f'<p class="facts">{html.escape(" · ".join(card.facts))}</p>'
@@ -298,12 +314,12 @@ def _link(path: Path, folder: Path) -> str:
 _LEGEND = (
     '<p class="key"><span class="track" aria-hidden="true"><i class="bar r0" style="width:68%"></i>'
     '<i class="bar r1" style="width:58%"></i><b style="left:80%"></b></span>'
-    "<span>tick: asked for</span><span>upper bar: the critic that helps choose pictures</span>"
+    "<span>tick: asked for</span><span>upper bar: the critic that helps choose</span>"
     "<span>lower bar: an independent reader that never does</span></p>"
 )
 
 _FOOTER = (
-    "Every picture here is synthetic, and its file says so. Bars say how a reader reads a picture, "
+    "Everything here is synthetic, and each file says so. Bars say how a reader reads a work, "
     "not what a person feels."
 )
 
@@ -322,10 +338,13 @@ h2{font-size:1.2rem;margin:2.6rem 0 .9rem;overflow-wrap:anywhere}
 article{background:var(--card);border:1px solid var(--line);border-radius:12px;overflow:hidden;
 display:flex;flex-direction:column}
 article img{display:block;width:100%;aspect-ratio:1;object-fit:cover;background:var(--track)}
+article.music{grid-column:span 2}
+article.music img{aspect-ratio:16/9;background:#fbfaf7}
+audio{display:block;width:100%;height:2.6rem;padding:.3rem .6rem 0}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{height:100%}
 article:has(.pair){grid-column:span 2}
-@media(max-width:38rem){article:has(.pair){grid-column:auto}}
+@media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;
 overflow-wrap:anywhere}
@@ -358,7 +377,8 @@ font-size:.85rem;max-width:56rem}
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'">
+ content="default-src 'none'; img-src 'self' file: data:; media-src 'self' file:;
+ style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <title>{title}</title><style>{style}</style></head>

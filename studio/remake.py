@@ -1,7 +1,8 @@
-"""`affect remake FILE`: the same picture again from the file alone; any option overrides.
+"""`affect remake FILE`: the same picture or music again from the file alone; any option overrides.
 
 Everything comes out of the file's metadata: prompt, emotion, seed, model and parameters. A take
-that was chosen from several carries its own winning seed, so no search is repeated.
+that was chosen from several seeds carries its own winning one, so no search is repeated. Options
+are those of every modality; one that the file's modality has no use for is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import typer
 from studio import make
 from studio.console import note
 from studio.options import with_params
-from studio.run import Options, build_requests, params_of, quiet_libraries, read_emotion, run
+from studio.run import (
+    PANELS,
+    Options,
+    build_requests,
+    params_of,
+    quiet_libraries,
+    read_emotion,
+    run,
+)
 
 if TYPE_CHECKING:
     from pipelines.take import Request
@@ -25,14 +34,17 @@ if TYPE_CHECKING:
 def app() -> typer.Typer:
     """The verb `remake`."""
     verb = typer.Typer(add_completion=False)
-    verb.command()(with_params(remake, params_of("image")))
+    kinds = [params_of(modality) for modality in PANELS]
+    verb.command()(with_params(remake, *kinds, panels=list(PANELS.values())))
     return verb
 
 
 def remake(
-    file: Annotated[Path, typer.Argument(help="A picture made by this studio.")],
+    file: Annotated[Path, typer.Argument(help="A picture or music made by this studio.")],
     *,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Show something else.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "--title", help="Show something else; a new title.")
+    ] = None,
     emotion: Annotated[
         str | None, typer.Option("--emotion", "-e", help="Another emotion or intensity.")
     ] = None,
@@ -41,6 +53,11 @@ def remake(
     best_of: make.BestOf = None,
     backbone: Annotated[str | None, typer.Option("--backbone", "-b", help="Another model.")] = None,
     init: make.Init = None,
+    continued: make.Continue = None,
+    recolour: make.Recolour = None,
+    source: make.From = None,
+    onto: make.Onto = None,
+    soundfont: make.Soundfont = None,
     out: make.Out = Path("out"),
     file_format: Annotated[
         Literal["png", "jpg", "webp"] | None,
@@ -58,20 +75,23 @@ def remake(
 
     quiet_libraries(offline=offline)
     old = Take.read(file).request
-    if old.modality != "image":
-        msg = f"remake: {file} is of modality {old.modality!r}; this version remakes image"
+    if old.modality not in PANELS:
+        known = " and ".join(PANELS)
+        msg = f"remake: {file} is of modality {old.modality!r}; this version remakes {known}"
         raise ValueError(msg)
     if backbone is None:
-        warn_of_stranger(file, old.backbone)
+        warn_of_stranger(file, old.backbone, old.modality)
         merged = {**old.params, **params}
     else:
         merged = {**chosen_params(old), **params}
-    photo = init or old.inputs.get("init")
-    if init is None:
+    files = {"init": init, **make.music_inputs(continued, recolour, source, onto, soundfont)}
+    given = {name: path for name, path in files.items() if path is not None}
+    if not given:
         old.check_inputs()
     state = old.emotion
     if emotion is not None:
-        state = read_emotion(emotion, over=bool(merged.get("over")), reader=reader)
+        over = bool(merged.get("over"))
+        state = read_emotion(emotion, over=over, reader=reader, modality=old.modality)
     requests = build_requests(
         old.prompt if prompt is None else prompt,
         [state],
@@ -79,23 +99,33 @@ def remake(
         n=n,
         backbone=old.backbone if backbone is None else backbone,
         params=merged,
-        init=photo,
+        inputs={**old.inputs, **given},
+        modality=old.modality,
     )
-    ext = file_format or file.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
-    ext = ext if ext in ("png", "jpg", "webp") else "png"
-    options = Options(out, as_json, device, dtype, offline, ext)
+    options = Options(out, as_json, device, dtype, offline, _suffix(file, old, file_format))
     takes = run(requests, options, best_of=best_of)
     if takes and backbone is None and takes[0].request.weights != old.weights:
         note(f"the weights of {old.backbone} are no longer those that made {file}")
     return 0 if len(takes) == len(requests) else 1
 
 
-def warn_of_stranger(file: Path, backbone: str) -> None:
+def _suffix(file: Path, old: Request, wanted: str | None) -> str:
+    """The format to write: what is asked for, else that of the file."""
+    if old.modality == "music":
+        if wanted is not None:
+            msg = f"format: music is written as .mid, .wav and .png together, not only {wanted}"
+            raise ValueError(msg)
+        return "mid"
+    ext = wanted or file.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
+    return ext if ext in ("png", "jpg", "webp") else "png"
+
+
+def warn_of_stranger(file: Path, backbone: str, modality: str = "image") -> None:
     """Say which hub repository a file asks for when it is none that this studio knows."""
     from pipelines import BACKBONES, BackboneError, resolve
 
     with suppress(BackboneError):
-        row = resolve(backbone)
+        row = resolve(backbone, modality)
         if row.name not in BACKBONES and row.folder is None:
             note(
                 f"{file} asks for the weights of {row.weights} on the hub, which this studio does "
@@ -110,7 +140,7 @@ def chosen_params(old: Request) -> dict[str, Any]:
     kind = params_of(old.modality)
     usual = {field.name: field.default for field in dataclasses.fields(kind)}
     with suppress(BackboneError):  # a folder that is gone
-        usual |= resolve(old.backbone).defaults
+        usual |= resolve(old.backbone, old.modality).defaults
     return {
         name: value
         for name, value in old.params.items()

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
 
 # What the bar says at each stage of `pipelines.Step`.
-DOING = {"load": "loading", "denoise": "drawing", "read": "reading"}
+DOING = {
+    "load": "loading",
+    "denoise": "drawing",
+    "compose": "composing",
+    "render": "playing",
+    "read": "reading",
+}
+PANELS = {"image": "Picture", "music": "Music"}
+"""Modality -> title of its knobs in `--help`."""
 LIBRARIES = r"(torch|diffusers|transformers|peft|accelerate|huggingface_hub)(\.|$)"
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -37,7 +45,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 class Options:
     """What every making verb takes besides its request: where to write, run and print.
 
-    ext is the format of the files, "png", "jpg" or "webp".
+    ext is the format of the files: "png", "jpg" or "webp" of pictures, "mid" of music.
     device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is.
     """
 
@@ -49,7 +57,9 @@ class Options:
     ext: str = "png"
 
 
-def read_emotion(text: str, *, over: bool, reader: str | None) -> EmotionTimeline:
+def read_emotion(
+    text: str, *, over: bool, reader: str | None, modality: str = "image"
+) -> EmotionTimeline:
     """The emotion a person wrote; for a picture it must not change over time.
 
     Raises EmotionError in one line: nearest words, allowed range, what to do.
@@ -57,7 +67,7 @@ def read_emotion(text: str, *, over: bool, reader: str | None) -> EmotionTimelin
     from adapters.emotion import EmotionError, EmotionTimeline
 
     timeline = EmotionTimeline.parse(text, over=over, reader=reader)
-    if not timeline.is_constant:
+    if modality == "image" and not timeline.is_constant:
         msg = (
             f"emotion: a picture holds one emotion, received the timeline {text!r}; "
             "give one of its states"
@@ -79,13 +89,14 @@ def build_requests(
     n: int,
     backbone: str,
     params: Mapping[str, Any],
-    init: Path | None,
+    inputs: Mapping[str, Path | None],
     modality: str = "image",
 ) -> list[Request]:
     """One request per emotion and seed (seed .. seed + n - 1).
 
-    Raises ValueError in one line for an empty prompt or a photo that is not there; the rest is
-    checked by `pipelines.generate` before it starts.
+    inputs: name -> file; what is None was not given. Raises ValueError in one line for an empty
+    prompt or a file that is not there; the rest is checked by `pipelines.generate` before it
+    starts.
     """
     from pipelines.take import Request
 
@@ -97,7 +108,7 @@ def build_requests(
             seed=seed + index,
             backbone=portable(backbone),
             params=dict(params),
-            inputs={} if init is None else {"init": init.resolve()},
+            inputs={name: path.resolve() for name, path in inputs.items() if path is not None},
         )
         for emotion in emotions
         for index in range(n)
@@ -120,11 +131,15 @@ def portable(backbone: str) -> str:
 
 
 def params_of(modality: str) -> type[Any]:
-    """The dataclass of a modality's knobs."""
+    """The dataclass of a modality's knobs; importing it loads no torch."""
+    if modality == "music":
+        from pipelines.music import MusicParams
+
+        return MusicParams
     from pipelines.image import ImageParams
 
-    kinds: dict[str, type[Any]] = {"image": ImageParams}
-    return kinds[modality]
+    pictures: type[Any] = ImageParams
+    return pictures
 
 
 def run(
@@ -138,7 +153,7 @@ def run(
 ) -> list[Take]:
     """Make the requests and return their takes; `announce` prints each as soon as it is written.
 
-    `batch_size` is how many are painted at once, None for what suits the device.
+    `batch_size` is how many are made at once, None for what suits the device.
 
     An error before the first take is raised, but for lack of memory, which is nobody's mistake.
     After it, the takes that were finished are returned; the ledger names those that failed.
@@ -161,7 +176,8 @@ def run(
                 offline=options.offline or None,
                 ext=options.ext,
             )
-            no_bars()
+            if requests[0].modality == "image":
+                no_bars()
             # The demo, which announces nothing, brings photos that show nobody.
             if announce and (told := notice_for(requests)):
                 note_once(told)

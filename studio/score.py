@@ -1,24 +1,27 @@
-"""`affect score FILE`: what both readers read in a picture.
+"""`affect score FILE`: what both readers read in a picture or hear in a piece of music.
 
-The readers were made to rate generated pictures. A file without this studio's mark, or one made
-from a photo, may show a real person, and inferring a person's emotions is regulated: such a file
-needs `--real-media`, which prints the notice. A score says how a reader reads the picture, never
-what anyone feels. One file at a time, nothing is stored.
+The readers were made to rate generated media. A picture or sound without this studio's mark, or one
+made from a photo, may be of a real person, and inferring a person's emotions is regulated: such a
+file needs `--real-media`, which prints the notice. Notes are nobody's face or voice: any MIDI file
+may be scored. A score says how a reader reads the work, never what anyone feels. One file at a
+time, nothing is stored.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from studio.console import note, result_json, table_console
-from studio.notice import NOTICE, is_ours
+from studio.notice import NOTICE, SOUND_NOTICE, is_ours
 from studio.run import quiet_libraries
 
 if TYPE_CHECKING:
-    from adapters.critic import Reading
+    from adapters.piece import Piece
+    from adapters.reading import Reading
 
 READERS = ("critic-image", "reader-image")
 
@@ -31,7 +34,9 @@ def app() -> typer.Typer:
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="A picture (PNG, JPEG, WEBP).")],
+    file: Annotated[
+        Path, typer.Argument(help="A picture (PNG, JPEG, WEBP), music (MID) or a sound (WAV).")
+    ],
     real_media: Annotated[
         bool,
         typer.Option("--real-media", help="Score a file that was not made here from words alone."),
@@ -40,47 +45,114 @@ def score(
 ) -> int:
     """Read the emotion of FILE with the critic and with the independent reader.
 
-    The readers were made for synthetic pictures. Using emotion recognition on people obliges you
+    The readers were made for synthetic media. Using emotion recognition on people obliges you
     to tell them (EU AI Act, Art. 50(3)); at work and in education it is forbidden (Art. 5(1)(f)).
     """
-    from pipelines.media import load_image
-
-    image = load_image(file)
-    ours = is_ours(file)
-    if not ours:
-        if not real_media:
-            msg = (
-                f"score: {file} is not marked as made here from words alone, so it may show a real "
-                "person; "
-                "read `affect score --help`, then add --real-media if you may score it"
-            )
-            raise ValueError(msg)
-        note(NOTICE)
-    quiet_libraries(offline=True)
-    from adapters.critic import load_critic
     from adapters.emotion import CORE
 
-    readings = {name: load_critic(name).read([image])[0] for name in READERS}
-    critic, reader = (readings[name] for name in READERS)
-    gap = {
-        name: round(abs(critic.intensities[k] - reader.intensities[k]), 4)
-        for k, name in enumerate(CORE)
-    }
+    read = {"notes": _of_notes, "sound": _of_sound, "picture": _of_picture}[kind_of_file(file)]
+    readings, more = read(file, real_media)
+    gap = {}
+    if len(readings) == 2:
+        one, other = (reading.intensities for reading in readings.values())
+        gap = {name: round(abs(one[k] - other[k]), 4) for k, name in enumerate(CORE)}
     for name, reading in readings.items():
         if reading.abstains:
             note(f"{name}: this is unlike what it was trained on, its reading means little")
     if as_json:
-        result_json(
-            {
-                "path": str(file),
-                "made_here": ours,
-                "reading": {name: reading.to_json() for name, reading in readings.items()},
-                "gap": gap,
-            }
-        )
+        shown = {name: reading.to_json() for name, reading in readings.items()}
+        result_json({"path": str(file), "reading": shown, "gap": gap, **more})
     else:
         _print_table(readings, gap)
     return 0
+
+
+def kind_of_file(file: Path) -> str:
+    """ "notes", "sound" or "picture", by the first bytes; what is none of these is a picture."""
+    from pipelines.media_midi import is_midi
+    from pipelines.media_sound import kind_of
+
+    head = b""
+    with suppress(OSError, ValueError):  # told by the decoder of pictures
+        if file.is_file():
+            with file.open("rb") as opened:
+                head = opened.read(16)
+    return "notes" if is_midi(head) else "sound" if kind_of(head) else "picture"
+
+
+def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
+    from pipelines.media import load_image
+
+    image = load_image(file)
+    ours = _allowed(file, real_media, NOTICE, "show a real person")
+    quiet_libraries(offline=True)
+    from adapters.critic import load_critic
+
+    return {name: load_critic(name).read([image])[0] for name in READERS}, {"made_here": ours}
+
+
+def _of_notes(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """The critic reads the notes, the reader hears them on our piano."""
+    from pipelines.media_midi import load_midi
+    from pipelines.piano import render
+
+    told: list[str] = []
+    piece = load_midi(file, told)
+    for text in told:
+        note(f"{file.name}: {text}")
+    critic, reader = _music_readers()
+    readings = {critic.name: critic.read([piece])[0], reader.name: reader.read([render(piece)])[0]}
+    return readings, {"made_here": is_ours(file), "attributes": _attributes(piece)}
+
+
+def _of_sound(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """The reader hears it; the critic reads notes, so it needs those that lie beside our sounds."""
+    from pipelines.media_midi import load_midi
+    from pipelines.media_sound import load_sound
+    from pipelines.piano import SAMPLE_RATE
+    from pipelines.take import Take
+
+    sound = load_sound(file, SAMPLE_RATE)
+    ours = _allowed(file, real_media, SOUND_NOTICE, "be a real voice")
+    critic, reader = _music_readers()
+    more: dict[str, Any] = {"made_here": ours}
+    readings = {}
+    notes = file.with_suffix(".mid")
+    with suppress(ValueError):  # no notes beside it, or those of another take
+        if Take.read(notes).request == Take.read(file).request:
+            piece = load_midi(notes)
+            readings[critic.name] = critic.read([piece])[0]
+            more["attributes"] = _attributes(piece)
+    readings[reader.name] = reader.read([sound.waveform])[0]
+    return readings, more
+
+
+def _allowed(file: Path, real_media: bool, notice: str, danger: str) -> bool:
+    """Whether the file is ours; one of somebody else needs the flag and is told the notice."""
+    if is_ours(file):
+        return True
+    if not real_media:
+        msg = (
+            f"score: {file} is not marked as made here from words alone, so it may {danger}; "
+            "read `affect score --help`, then add --real-media if you may score it"
+        )
+        raise ValueError(msg)
+    note(notice)
+    return False
+
+
+def _music_readers() -> tuple[Any, Any]:
+    from adapters.music_critic import load_music_critic
+
+    return load_music_critic("critic-music"), load_music_critic("reader-music")
+
+
+def _attributes(piece: Piece) -> dict[str, float | None]:
+    from math import isfinite
+
+    from adapters.music_attributes import measure
+
+    return {k: round(v, 4) if isfinite(v) else None for k, v in measure(piece).items()}
 
 
 def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:
@@ -94,7 +166,8 @@ def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:
     for name in readings:
         table.add_column(f"{name}: p", justify="right")
         table.add_column("intensity", justify="right")
-    table.add_column("gap", justify="right")
+    if gap:
+        table.add_column("gap", justify="right")
     neutral = (cell for r in readings.values() for cell in (f"{r.probabilities[0]:.2f}", ""))
     table.add_row("neutral", *neutral)
     for k, emotion in enumerate(CORE):
@@ -103,7 +176,7 @@ def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:
             for r in readings.values()
             for cell in (f"{r.probabilities[k + 1]:.2f}", f"{r.intensities[k]:.2f}")
         )
-        table.add_row(emotion, *cells, f"{gap[emotion]:.2f}")
+        table.add_row(emotion, *cells, *([f"{gap[emotion]:.2f}"] if gap else []))
     for axis, label in enumerate(("valence", "arousal", "dominance")):
         cells = (
             cell

@@ -1,4 +1,4 @@
-"""The contract of tests/contracts.py over every backbone, and over every knob."""
+"""The contracts of tests/contracts.py and music_contracts.py over every row and every knob."""
 
 from __future__ import annotations
 
@@ -8,24 +8,41 @@ import sys
 
 import pytest
 
-from pipelines import BACKBONES
+from pipelines import BACKBONES, DEFAULTS, MAKERS
 from pipelines.image import ImageParams
+from pipelines.music import MusicParams
 from pipelines.params import ParamError
 from tests.contracts import BackboneContract
+from tests.music_contracts import MusicContract
 from tests.tiny import FAMILIES
 
+PICTURES = [name for name, row in BACKBONES.items() if row.modality == "image"]
+MUSIC = [name for name, row in BACKBONES.items() if row.modality == "music"]
+KNOBS = [
+    pytest.param(kind, knob, id=f"{kind.__name__}.{knob.name}")
+    for kind in (ImageParams, MusicParams)
+    for knob in dataclasses.fields(kind)
+]
 
-@pytest.mark.parametrize("name", BACKBONES, scope="class")
+
+@pytest.mark.parametrize("name", PICTURES, scope="class")
 class TestBackbones(BackboneContract):
-    """Every row of the registry."""
+    """Every row that makes pictures."""
+
+
+@pytest.mark.parametrize("name", MUSIC, scope="class")
+class TestComposers(MusicContract):
+    """Every row that makes music."""
 
 
 def test_every_family_has_a_row():
-    assert {row.family for row in BACKBONES.values()} == set(FAMILIES)
+    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music"}
+    assert set(PICTURES + MUSIC) == set(BACKBONES), "a new modality needs a contract"
+    assert {BACKBONES[name].modality for name in DEFAULTS.values()} == set(DEFAULTS) == set(MAKERS)
 
 
-@pytest.mark.parametrize("knob", dataclasses.fields(ImageParams), ids=lambda knob: knob.name)
-def test_knobs_are_described_and_checked(knob):
+@pytest.mark.parametrize(("kind", "knob"), KNOBS)
+def test_knobs_are_described_and_checked(kind, knob):
     assert knob.metadata["help"]
     wrong = [object(), float("nan"), [1]]
     if knob.metadata.get("max") is not None:
@@ -33,10 +50,10 @@ def test_knobs_are_described_and_checked(knob):
         assert knob.metadata["step"] > 0
     for value in wrong:
         with pytest.raises(ParamError, match=knob.name) as caught:
-            ImageParams.parse({knob.name: value})
+            kind.parse({knob.name: value})
         assert "\n" not in str(caught.value)
-    default = getattr(ImageParams(), knob.name)
-    assert ImageParams.parse({knob.name: default}) == ImageParams()
+    default = getattr(kind(), knob.name)
+    assert kind.parse({knob.name: default}) == kind()
 
 
 def test_unknown_knobs_name_the_nearest():
@@ -44,8 +61,9 @@ def test_unknown_knobs_name_the_nearest():
         ImageParams.parse({"styles": 1})
 
 
-def test_knobs_reach_the_command_line():
-    code = "from studio.cli import run; raise SystemExit(run(['make', 'image', '--help']))"
+@pytest.mark.parametrize(("modality", "kind"), [("image", ImageParams), ("music", MusicParams)])
+def test_knobs_reach_the_command_line(modality, kind):
+    code = f"from studio.cli import run; raise SystemExit(run(['make', {modality!r}, '--help']))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -54,5 +72,5 @@ def test_knobs_reach_the_command_line():
         env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
     )
     assert done.returncode == 0, done.stderr
-    for knob in dataclasses.fields(ImageParams):
+    for knob in dataclasses.fields(kind):
         assert f"--{knob.name.replace('_', '-')}" in done.stdout

@@ -6,6 +6,7 @@ latents, pooled vectors, doubled batches. What the pictures look like means noth
 
 `tiny(name)` builds one (seeded: the same weights every time), `tiny_folder(name, folder)` saves one
 as an ordinary `from_pretrained` folder, `CALL[name]` holds the call arguments that make it fast.
+`tiny_composer(folder)` does the same for music: a Llama of two layers over the real REMI tokenizer.
 """
 
 from __future__ import annotations
@@ -467,3 +468,44 @@ def tiny_folder(name: str, folder: Path, seed: int = 0) -> Path:
 def generators(*seeds: int) -> list[torch.Generator]:
     """One CPU generator a seed: what a batch of independent pictures is drawn from."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def tiny_composer(folder: Path, seed: int = 0) -> Path:
+    """Write a composer with random weights as an ordinary folder of music; returns its path.
+
+    Real classes throughout: LlamaForCausalLM, MidiTok's REMI, the steps of every control. What it
+    writes is noise, but noise that keeps to the grammar of a piece.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from pipelines.music_layout import BAR_CONTROLS, PIECE_CONTROLS, Edges, make_tokenizer
+
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    _fill(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # tied embeddings of size 1 would make it all but certain of one token
+        model.get_input_embeddings().weight.mul_(0.2)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder / "transformer", safe_serialization=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    # Ordinary music: the middle step of each control is about what the directions' centre asks.
+    low_high = {
+        "Tempo": (60, 150), "Rhythm": (0.1, 1), "Interval": (1, 6), "Range": (15, 50),
+        "Dissonance": (0, 0.3), "Density": (4, 24), "Polyphony": (1, 6), "Register": (50, 75),
+        "Length": (0.3, 2), "Contour": (-4, 4), "Repeat": (0, 5), "Source": (0, 1), "Mode": (0, 1),
+    }  # fmt: skip
+    edges = {}
+    for name, steps in (PIECE_CONTROLS | BAR_CONTROLS).items():
+        low, high = low_high[name]
+        edges[name] = tuple(low + (high - low) * (i + 1) / steps for i in range(steps - 1))
+    Edges(edges).save(folder / "controls.json")
+    return folder
