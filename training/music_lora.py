@@ -34,6 +34,7 @@ from adapters.music_adapter import CONFIG, WEIGHTS, adapter_digest
 from adapters.piece import Piece
 from pipelines.media_midi import load_midi
 from pipelines.media_records import MediaError
+from pipelines.music_composer import Composer
 from pipelines.music_layout import PIECE_CONTROLS, Edges, Layout
 from pipelines.music_sheet import SOURCES, Sheet, found_sheet
 from training.loop import Log, cosine, load_checkpoint, save_checkpoint
@@ -161,16 +162,11 @@ def _part(sheet: Sheet, first: int, last: int) -> Sheet:
 
 def open_backbone(folder: Path) -> tuple[LlamaForCausalLM, Layout, Edges]:
     """The composer's model, its token layout and the steps of its attributes."""
-    from miditok import REMI
-
-    config = folder / "config.json"
-    parts = (folder, folder) if config.is_file() else (folder / "transformer", folder / "tokenizer")
-    if not (folder / "controls.json").is_file() or not (parts[0] / "config.json").is_file():
-        msg = f"backbone: {folder} is no composer; give a folder `training.music` has written"
-        raise StyleError(msg)
-    model = LlamaForCausalLM.from_pretrained(parts[0], dtype=torch.float32, local_files_only=True)
-    tokenizer = REMI(params=parts[1] / "tokenizer.json")
-    return model, Layout(tokenizer), Edges.load(folder / "controls.json")
+    try:
+        composer = Composer.load(folder, device="cpu")
+    except (OSError, ValueError) as error:
+        raise StyleError(str(error)) from error
+    return composer.model, composer.layout, composer.edges
 
 
 def weights_digest(model: nn.Module) -> str:

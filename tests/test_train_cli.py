@@ -1,0 +1,79 @@
+"""`affect train lora` as a person meets it: a folder on stdout, one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapters.music_adapter import check_adapter
+from adapters.piece import Piece
+from pipelines.media_midi import encode_midi
+from studio.cli import run
+from tests.tiny import tiny_composer
+
+QUICK = ["--steps", "2", "--rank", "2"]
+
+
+@pytest.fixture(scope="module")
+def composer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_composer(tmp_path_factory.mktemp("composer") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five little pieces and a file that is none."""
+    folder = tmp_path_factory.mktemp("midi")
+    for seed in range(5):
+        pitch = 60 + np.random.default_rng(seed).integers(0, 12, 64)
+        piece = Piece.of(np.arange(64) / 2, 0.5, pitch)
+        (folder / f"{seed}.mid").write_bytes(encode_midi(piece, {}))
+    (folder / "broken.mid").write_bytes(b"no music")
+    return folder
+
+
+def test_a_style_is_trained_and_its_folder_printed(
+    composer: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "style"
+    command = ["train", "lora", "--modality", "music", "--data", str(data),
+               "--backbone", str(composer), "--out", str(out), *QUICK]  # fmt: skip
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert "left out:" in said.err
+    assert "held-out loss" in said.err
+    assert check_adapter(out) == out
+    assert run(command) == 2
+    assert "holds a finished adapter" in capsys.readouterr().err
+    assert run([*command[:-6], "--out", str(tmp_path / "other"), "--json", *QUICK]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["steps"] == 2
+    assert figures["pieces"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--data", "/nowhere"], "data: /nowhere is no folder"),
+        (["--backbone", "music-tinny"], "did you mean"),
+        (["--backbone", "image-tiny"], "makes image, not music"),
+        (["--modality", "image"], "modality"),
+        (["--steps", "0"], "steps"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_starts(
+    changed: list[str], told: str, composer: Path, data: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = {"--data": str(data), "--out": str(tmp_path / "x"), "--backbone": str(composer)}
+    given |= {changed[0]: changed[1]}
+    command = ["train", "lora", *(part for pair in given.items() for part in pair)]
+    assert run(command) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert told in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
