@@ -33,6 +33,7 @@ PEAKS = 20  # partials of a frame whose beating counts as roughness
 GATE = -50.0  # dB below the loudest moment: silence
 QUIETEST = -90.0  # dB full scale given to digital silence
 KEY_SECONDS = 8.0  # a key is heard within some bars
+CHORD_SECONDS = 0.75  # and a chord within some beats
 NEXT_ATTACK = 0.05  # s: attacks closer than this are one (a spread chord)
 
 HEARD: tuple[str, ...] = (
@@ -49,6 +50,8 @@ HEARD: tuple[str, ...] = (
     "timbre",
     "roughness",
     "mode",
+    "third",
+    "major_chords",
     "key_clarity",
     "register",
     "melody_register",
@@ -56,16 +59,15 @@ HEARD: tuple[str, ...] = (
     "pitch_range",
     "tones",
     "decay",
-    "sustain",
 )
-"""Names of the functionals. level: dB full scale; level_variability, level_range: dB over seconds.
-onset_rate: a second; onset_strength and flux: rise of the loudness spectrum at attacks and a
+"""Names of the functionals. level: dB full scale; level_variability, level_range: dB between
+attacks. onset_rate: a second; onset_strength, flux: rise of the loudness spectrum at attacks and a
 second; ioi_variability: coefficient of variation of the times between attacks; pulse_clarity: 0..1.
 centroid: octaves above 55 Hz; brightness: share of amplitude above 1,500 Hz; timbre: centroid in
 octaves above the mean pitch. roughness: beating of partials relative to their power. mode: best
-major minus best minor correlation; key_clarity: best correlation. registers, pitch_range:
-semitones; tones: how many pitches sound. decay: dB a second after attacks; sustain: dB kept until
-the next one, 0 or less."""
+major minus best minor correlation; third: major against minor third above the tonic, -1..1;
+major_chords: share of chords that are major; key_clarity: best correlation. registers, pitch_range:
+semitones; tones: how many pitches sound. decay: dB a second after attacks."""
 
 # Krumhansl and Kessler 1982, probe-tone profiles of C major and C minor.
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
@@ -142,10 +144,6 @@ def functionals(hearing: Hearing, start: float = 0.0, end: float | None = None) 
     loud = level > hearing.level.max() + GATE
     if loud.any():
         out["level"] = float(10 * np.log10(np.mean(10 ** (level[loud] / 10))))
-        calm = _smooth(level, round(RATE / HOP))  # one second: phrases, not single notes
-        kept = calm[loud]
-        out["level_variability"] = float(kept.std())
-        out["level_range"] = float(np.quantile(kept, 0.95) - np.quantile(kept, 0.1))
     rise = hearing.rise[inside]
     out["flux"] = float(rise.sum() / length)
     attacks = hearing.attacks[(hearing.attacks >= start) & (hearing.attacks < stop)]
@@ -156,7 +154,11 @@ def functionals(hearing: Hearing, start: float = 0.0, end: float | None = None) 
     if len(attacks) > 3:
         gaps = np.diff(attacks)
         out["ioi_variability"] = float(gaps.std() / gaps.mean())
-    out |= _between_attacks(hearing, attacks, stop)
+        # Of the attacks, not of the moments: a slow piece dies away between its notes.
+        struck = _struck(hearing, attacks)
+        out["level_variability"] = float(struck.std())
+        out["level_range"] = float(np.quantile(struck, 0.95) - np.quantile(struck, 0.05))
+    out["decay"] = _decay(hearing, attacks, stop)
     out["pulse_clarity"] = _pulse(rise)
     weight = hearing.tone_level[chosen]
     if weight.sum() > 0:
@@ -186,18 +188,19 @@ def _mono(waveform: ArrayLike, sample_rate: int) -> Singles:
         raise SoundError(msg)
     if sample_rate == 2 * RATE:
         taps = np.sinc(np.arange(-24, 25) / 2) * np.hanning(49)
-        return np.asarray(np.convolve(sound, (taps / taps.sum()).astype(np.float32), "same")[::2])
+        low: Singles = np.asarray(np.convolve(sound, taps / taps.sum(), "same"), dtype=np.float32)
+        return low[::2]
     if sample_rate == RATE:
         return sound
     count = int(len(sound) * RATE / sample_rate)
     place = np.arange(count) * (sample_rate / RATE)
-    return np.interp(place, np.arange(len(sound)), sound).astype(np.float32)
+    return np.asarray(np.interp(place, np.arange(len(sound)), sound), dtype=np.float32)
 
 
 def _frames(sound: Singles, size: int, hop: int) -> Singles:
     """Overlapping frames (n, size) centred on multiples of `hop`; a view."""
     padded = np.pad(sound, (size // 2, size // 2))
-    return np.asarray(sliding_window_view(padded, size)[::hop])
+    return sliding_window_view(padded, size)[::hop]
 
 
 @lru_cache(maxsize=2)
@@ -208,7 +211,7 @@ def _mel(bands: int = 40) -> Singles:
     f = np.arange(SHORT // 2 + 1)[:, None] * RATE / SHORT
     up = (f - edges[:-2]) / np.diff(edges)[:-1]
     down = (edges[2:] - f) / np.diff(edges)[1:]
-    return np.maximum(0, np.minimum(up, down)).astype(np.float32)
+    return np.asarray(np.maximum(0, np.minimum(up, down)), dtype=np.float32)
 
 
 def _attack_frames(sound: Singles) -> tuple[Floats, Floats]:
@@ -223,8 +226,8 @@ def _attack_frames(sound: Singles) -> tuple[Floats, Floats]:
         spectrum = np.abs(np.fft.rfft(part, axis=1)).astype(np.float32) @ _mel()
         loudness.append(np.log1p(spectrum))  # compression: a soft attack counts, a loud one more
     bands = np.concatenate(loudness)
-    rise = np.zeros(len(bands))
-    rise[2:] = np.maximum(bands[2:] - bands[:-2], 0).mean(axis=1)
+    before = np.pad(bands, ((2, 0), (0, 0)))[: len(bands)]  # silence: the first note is struck too
+    rise = np.maximum(bands - before, 0).mean(axis=1).astype(np.float64)
     return np.maximum(np.concatenate(levels), QUIETEST).astype(np.float64), rise
 
 
@@ -234,7 +237,7 @@ def _attacks(rise: Floats, level: Floats) -> Floats:
     padded = np.pad(rise, width, mode="edge")
     highest = sliding_window_view(padded, 2 * width + 1).max(axis=1)
     half = round(0.5 * RATE / HOP)
-    around = np.pad(rise, half, mode="edge")
+    around = np.pad(rise, half)
     floor = np.median(sliding_window_view(around, 2 * half + 1)[:: half // 4], axis=1)
     floor = np.interp(np.arange(len(rise)), np.arange(len(floor)) * (half // 4), floor)
     # A tenth of a strong attack of this sound, above what the seconds around have anyway.
@@ -246,25 +249,29 @@ def _attacks(rise: Floats, level: Floats) -> Floats:
     return chosen * HOP / RATE
 
 
-def _between_attacks(hearing: Hearing, attacks: Floats, stop: float) -> dict[str, float]:
-    """How fast the sound dies away after an attack, and how much is left before the next."""
-    decays, sustains = [], []
-    ends = np.append(attacks[1:], stop)
-    for begin, finish in zip(attacks, ends, strict=True):
+def _struck(hearing: Hearing, attacks: Floats) -> Floats:
+    """Level in dB that each attack reaches within a tenth of a second."""
+    frame = (attacks * RATE / HOP).astype(int)
+    near = frame[:, None] + np.arange(round(0.1 * RATE / HOP))
+    return np.asarray(hearing.level[np.minimum(near, len(hearing.level) - 1)].max(axis=1))
+
+
+def _decay(hearing: Hearing, attacks: Floats, stop: float) -> float:
+    """How fast the sound dies away after an attack, dB a second: the median over attacks.
+
+    A rate, because how much is left before the next attack depends on when that comes.
+    """
+    rates = []
+    for begin, finish in zip(attacks, np.append(attacks[1:], stop), strict=True):
         first, last = int(begin * RATE / HOP), int(finish * RATE / HOP)
         stretch = hearing.level[first : max(last - 2, first)]
         if len(stretch) < 8:  # under a tenth of a second nothing can die away
             continue
         top = int(stretch[: len(stretch) // 2 + 1].argmax())
-        rest = stretch[top:]
-        low = int(rest.argmin())
+        low = int(stretch[top:].argmin())
         if low >= 4:
-            fall = float(rest[0] - rest[low])
-            decays.append(fall / (low * HOP / RATE))
-            sustains.append(-fall)
-    if not decays:
-        return {}
-    return {"decay": float(np.median(decays)), "sustain": float(np.mean(sustains))}
+            rates.append(float(stretch[top] - stretch[top + low]) / (low * HOP / RATE))
+    return float(np.median(rates)) if rates else float("nan")
 
 
 def _pulse(rise: Floats) -> float:
@@ -351,15 +358,7 @@ def _tonal(pitches: Floats) -> dict[str, float]:
     chroma = np.zeros((len(strength), 12))
     for tone in range(12):
         chroma[:, tone] = strength[:, names % 12 == tone].sum(axis=1)
-    width = max(1, round(KEY_SECONDS * RATE / TONAL_HOP))
-    scores = []
-    for first in range(0, max(1, len(chroma) - width // 2), max(1, width // 2)):
-        scores.append(_key(chroma[first : first + width].sum(axis=0)))
-    mode, clarity = np.mean([s for s in scores if s is not None] or [(np.nan, np.nan)], axis=0)
-    whole = _key(total_chroma) if (total_chroma := chroma.sum(axis=0)).any() else None
-    if whole is not None:  # the key of the piece and the keys on the way count alike
-        mode = (mode + whole[0]) / 2
-    out = {"mode": float(mode), "key_clarity": float(clarity)}
+    out = _harmony(chroma)
     share = total / total.sum()
     out["register"] = float(share @ names)
     below = np.cumsum(share)
@@ -372,23 +371,47 @@ def _tonal(pitches: Floats) -> dict[str, float]:
     return out
 
 
-def _key(chroma: Floats) -> tuple[float, float] | None:
-    """Best major minus best minor correlation with the key profiles, and the best of all."""
-    if chroma.std() < 1e-9:
-        return None
+def _harmony(chroma: Floats) -> dict[str, float]:
+    """Mode, thirds and chords of pitch-class strengths (m, 12)."""
+    width = max(1, round(KEY_SECONDS * RATE / TONAL_HOP))
+    starts = range(0, max(1, len(chroma) - width // 2), max(1, width // 2))
+    parts = [chroma[i : i + width].sum(axis=0) for i in starts]
+    parts = [part for part in parts if part.std() > 1e-9]
+    keys = [_key(part) for part in parts]
+    whole = chroma.sum(axis=0)
+    if not keys or whole.std() <= 1e-9:
+        return {}
+    thirds = []
+    for (_, _, tonic), part in zip(keys, parts, strict=True):
+        minor, major = part[(tonic + 3) % 12], part[(tonic + 4) % 12]
+        thirds.append((major - minor) / max(major + minor, 1e-9))
+    width = max(1, round(CHORD_SECONDS * RATE / TONAL_HOP))
+    count = len(chroma) // width
+    chords = chroma[: count * width].reshape(count, width, 12).sum(axis=1)
+    best = np.stack([_triads(chords, (0, 4, 7)), _triads(chords, (0, 3, 7))])
+    heard = chords.sum(axis=1) > 0
+    return {
+        # The key of the stretch and the keys on the way count alike.
+        "mode": float((np.mean([key[0] for key in keys]) + _key(whole)[0]) / 2),
+        "third": float(np.mean(thirds)),
+        "major_chords": float((best[0] > best[1])[heard].mean()) if heard.any() else float("nan"),
+        "key_clarity": float(np.mean([key[1] for key in keys])),
+    }
+
+
+def _triads(chords: Floats, tones: tuple[int, ...]) -> Floats:
+    """(n, 12) pitch-class strengths -> (n,) strength of the best triad of this kind."""
+    sums = sum(np.roll(chords, -tone, axis=1) for tone in tones)
+    return np.asarray(np.max(sums, axis=1))
+
+
+def _key(chroma: Floats) -> tuple[float, float, int]:
+    """Best major minus best minor correlation with the key profiles, the best, and its tonic."""
     x = (chroma - chroma.mean()) / chroma.std() / 12
-    best = []
+    best, tonic = [], []
     for profile in (MAJOR, MINOR):
         p = (np.array(profile) - np.mean(profile)) / np.std(profile)
-        best.append(max(float(x @ np.roll(p, tonic)) for tonic in range(12)))
-    return best[0] - best[1], max(best)
-
-
-def _smooth(values: Floats, width: int) -> Floats:
-    """Moving average of the same length, edges repeated."""
-    if len(values) < 2:
-        return values
-    width = min(width, len(values))
-    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
-    total = np.cumsum(np.concatenate([[0.0], padded]))
-    return np.asarray((total[width:] - total[:-width]) / width)
+        scores = [float(x @ np.roll(p, tone)) for tone in range(12)]
+        best.append(max(scores))
+        tonic.append(int(np.argmax(scores)))
+    return best[0] - best[1], max(best), tonic[int(np.argmax(best))]
