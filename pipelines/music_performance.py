@@ -42,7 +42,7 @@ ARCH_TIMING, MELODY_LEAD, CHORD_SPREAD, HAND_NOISE = 0.030, 0.014, 0.010, 0.0035
 #: rest by a quarter.
 LENGTHENED, REST_KEPT = 2.0, 1.25
 #: How far a melody note may reach into the next one, as duration over the time to it.
-MELODY_OVERLAP = 1.12
+MELODY_OVERLAP = 1.2
 #: Beyond these velocities differences shrink in place of being cut off.
 SOFT_END, LOUD_END = 14.0, 112.0
 #: Loudness rules in dB, about one step of velocity each (Friberg et al. 2006, tables).
@@ -101,7 +101,8 @@ def perform(
             note_density, which colour the playing. Between bars they are interpolated, so a change
             of mood is a crescendo. nan asks nothing.
         seed: of the hand's noise; the same seed plays the same.
-        amount: 0 mechanical playing at the target levels, 1 as people play, 2 exaggerated.
+        amount: 0 mechanical playing at the target levels, 1 as people play, 2 exaggerated; it
+            scales all that the rules do, the asked velocity_variability with it.
         phrases: bars in which phrases begin; None for every four bars.
         swing: 0 even, 1 long-short 2:1 eighths.
 
@@ -387,8 +388,9 @@ def _pink(count: int, random: np.random.Generator) -> Floats:
 def _releases(piece: Piece, score: _Score, wanted: Floats, start: Floats, amount: float) -> Floats:
     """(n,) seconds at which keys are let go.
 
-    Notes keep their share of the time to the next note of their voice, times one factor a bar
-    that takes the median share, which is what articulation measures, to the target.
+    Notes keep their share of the time to the next note of their voice, times a factor that takes
+    the median share of each bar, which is what articulation measures, to the target; tune and
+    accompaniment each have their own, or held chords would make the tune staccato.
     """
     written = piece.seconds_at(piece.onset)
     length = piece.seconds_at(piece.offset) - written
@@ -412,11 +414,12 @@ def _releases(piece: Piece, score: _Score, wanted: Floats, start: Floats, amount
     most = np.where(score.melody, np.maximum(MELODY_OVERLAP, ratio), np.inf)
     most = np.where(rest, REST_KEPT * ratio, most)
     breath = np.where(_before_mark(score), 1.0 - 0.18 * min(amount, 1.0), 1.0)
-    groups = [(b, np.flatnonzero((bar == b) & ~last)) for b in np.unique(bar[~last])]
-    fit = np.ones(piece.bars)
+    part = 2 * bar + score.melody
+    groups = [(each, np.flatnonzero((part == each) & ~last)) for each in np.unique(part[~last])]
+    fit = np.ones(2 * piece.bars)
     played = ratio
     for _ in range(12):
-        scale = np.where(asked, target * fit[bar], 1.0)
+        scale = np.where(asked, target * fit[part], 1.0)
         played = np.minimum(ratio * np.where(last, np.minimum(scale, 1.0), scale), most) * breath
         played = np.maximum(played, SHORTEST / after)
         for index, notes in groups:

@@ -41,6 +41,7 @@ BLOCK = 256
 #: The highest partial, as a share of the sampling rate; nothing can fold back from there.
 HIGHEST = 0.45
 MOST_PARTIALS = 96
+CHUNK = 1 << 18  # samples, a multiple of the limiter's step
 #: A partial this far under the loudest one of its note is left out: 80 dB, under 16-bit noise.
 FLOOR = 1e-4
 #: Level of one full-velocity note: ten of them reach the limiter but do not flatten in it.
@@ -525,12 +526,14 @@ def _limit(out: Waveform, rate: int) -> None:
     """
     step, reach = 32, 4
     samples = out.shape[1]
-    if not samples or float(np.abs(out).max()) <= KNEE:
-        return
     count = -(-samples // step)
-    padded = np.zeros(count * step, dtype=np.float32)
-    padded[:samples] = np.abs(out).max(axis=0)
-    peak = padded.reshape(count, step).max(axis=1).astype(np.float64)
+    peak = np.zeros(count)
+    for first in range(0, samples, CHUNK):  # whole temporaries of long pieces are large
+        loud = np.abs(out[:, first : first + CHUNK]).max(axis=0)
+        loud = np.pad(loud, (0, -len(loud) % step)).reshape(-1, step).max(axis=1)
+        peak[first // step : first // step + len(loud)] = loud
+    if not count or peak.max() <= KNEE:
+        return
     room = CEILING - KNEE
     bent = np.where(peak > KNEE, KNEE + room * np.tanh((peak - KNEE) / room), peak)
     gain = np.where(peak > KNEE, bent / np.maximum(peak, 1e-9), 1.0)
@@ -545,7 +548,7 @@ def _limit(out: Waveform, rate: int) -> None:
     window = np.hanning(2 * reach + 1)[1:-1]
     smooth = np.convolve(lowest, window / window.sum(), mode="same")[reach : reach + count]
     at = (np.arange(count) + 0.5) * step
-    for first in range(0, samples, 1 << 18):
-        last = min(samples, first + (1 << 18))
+    for first in range(0, samples, CHUNK):
+        last = min(samples, first + CHUNK)
         out[:, first:last] *= np.interp(np.arange(first, last), at, smooth).astype(np.float32)
     np.clip(out, -0.98, 0.98, out=out)  # rounding only
