@@ -58,8 +58,10 @@ def _one_at_a_time(onset: Floats, duration: Floats) -> bool:
 def skyline(onset: Floats, duration: Floats, pitch: Floats) -> Flags:
     """(n,) bool: the highest notes; none starts under one that still sounds.
 
-    Notes more than an octave under the median of their neighbours are the bass in a rest of the
-    tune and are left out.
+    Unless that one has been held for a beat and the new one is within a fifth of it: pedals and
+    resting fingers hold notes on. Notes more than a sixth under the median of their neighbours are
+    the bass in a rest of the tune and are left out. Of the sung melody of POP909, all tracks made
+    one, it finds .80 of the notes; .52 of what it finds is the melody (31 songs).
     """
     order = np.lexsort((-pitch, onset))
     found: list[int] = []
@@ -67,14 +69,15 @@ def skyline(onset: Floats, duration: Floats, pitch: Floats) -> Flags:
     for i in order.tolist():
         # in beats: a chord is not struck quite at once, and legato notes overlap
         together = bool(found) and onset[i] < start + 1 / 16
+        under = pitch[i] < high and onset[i] < end - min(1 / 8, (end - start) / 4)
         if together and pitch[i] > high:
             found.pop()
-        elif together or (pitch[i] < high and onset[i] < end - min(1 / 8, (end - start) / 4)):
+        elif together or (under and (onset[i] < start + 1 or pitch[i] < high - 7)):
             continue
         found.append(i)
         start, end, high = float(onset[i]), float(onset[i] + duration[i]), float(pitch[i])
     top = pitch[found]
     near = [np.median(top[max(0, i - 8) : i + 9]) for i in range(len(found))]
     mask = np.zeros(len(onset), dtype=np.bool_)
-    mask[[i for i, middle in zip(found, near, strict=True) if pitch[i] >= middle - 12]] = True
+    mask[[i for i, middle in zip(found, near, strict=True) if pitch[i] >= middle - 9]] = True
     return mask

@@ -323,6 +323,14 @@ def test_one_track_gets_its_skyline() -> None:
     assert [tuple(row) for row in table[mask].tolist()] == [tuple(map(float, r)) for r in song]
 
 
+def test_a_held_key_does_not_hide_the_tune() -> None:
+    """Under a key that stays down the tune goes on after a beat; broken chords never join it."""
+    table = np.array([(0, 4, 76), (1.5, 1, 74), (2.5, 1, 72), (2, 1, 55), (3, 1, 48)])
+    table = table[np.lexsort((table[:, 2], table[:, 0]))]
+    mask = skyline(table[:, 0], table[:, 1], table[:, 2])
+    assert table[mask, 2].tolist() == [76, 74, 72]
+
+
 def test_channels_of_format_0_are_parts() -> None:
     body = tune([80]) + tune([50, 52], channel=1)
     piece = decode_midi(midi(body, kind=0))
