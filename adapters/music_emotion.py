@@ -43,7 +43,7 @@ FAMILY = "music-attributes"
 TOKENS = "tokens"
 MAJOR, MINOR = 0.2, -0.2
 """What "major" and "minor" mean as a mode score: medians over POP909's eight-bar stretches in a
-major and a minor key, .20 and -.11, the minor one as far out as the major."""
+major and a minor key, .20 and -.10, the minor one as far out as the major."""
 METERS = (3, 4)
 """Beats in a bar that can be asked for."""
 _FRAME = ("centre", "scale", "low", "high")
