@@ -45,6 +45,7 @@ STRONGEST = 1.5
 MODE_STEPS = (0.06, 0.12, 0.18)
 #: Keys softer or louder than these are for the composer to ask, not for us to add.
 SOFTEST, LOUDEST = 16, 124
+MEAN_LEVELS = (28.0, 108.0)
 LOWEST, HIGHEST = 21, 108  # the keys of a piano
 FARTHEST = 12  # semitones of transposition
 #: Tempo: as far as a performer would go with the same notes, and the range of a metronome.
@@ -54,8 +55,10 @@ SLOWEST, FASTEST = 36.0, 240.0
 #: melody that overlaps more blurs its steps; what accompanies may ring while nothing rubs.
 DRIEST = 0.2
 OVERLAP = (1.12, 1.7)
+JOINED = 0.04  # beats of overlap at most where notes rub: a legato finger leaves after the next
+
 #: Share of a change of note density that is taken by the tempo, of one of note length by touch.
-BY_TEMPO, BY_TOUCH = 0.4, 0.5
+BY_TEMPO, BY_TOUCH = 0.5, 0.5
 TOGETHER = 0.06
 """Beats within which notes count as struck together: 30 ms at 120 bpm, a spread chord."""
 
@@ -238,7 +241,9 @@ def _with_velocity(piece: Piece, moves: dict[str, Floats], pinned: Mapping[str, 
     """Louder or softer, wider or narrower around the piece's own mean; loud stays louder."""
     velocity = piece.velocity.astype(np.float64)
     mean, spread = float(velocity.mean()), float(velocity.std())
-    level = _curve(moves["velocity"], piece.onset, piece)
+    # The whole keeps room above and below, so that a loud piece made louder is not all one level.
+    level = pushed(np.full(piece.bars, mean), moves["velocity"], *MEAN_LEVELS, 6.0) - mean
+    level = _curve(level, piece.onset, piece)
     if "velocity" in pinned:
         level = np.full(len(piece), pinned["velocity"] - mean)
     wider = _curve(moves["velocity_variability"], piece.onset, piece)
@@ -270,7 +275,7 @@ def _with_touch(piece: Piece, moves: dict[str, Floats], pinned: Mapping[str, flo
     duration = piece.duration
     over = np.where(piece.voice == MELODY, *OVERLAP) * gap
     # Joined to the next note, a little into it as a hand does; longer only where nothing rubs.
-    over = np.maximum(ringing(piece, over), OVERLAP[MELODY] * gap)
+    over = np.maximum(ringing(piece, over), gap + np.minimum(JOINED, 0.1 * gap))
     low = np.log(np.minimum(duration, DRIEST * np.minimum(gap, duration)))
     high = np.log(np.maximum(duration, over))
     played = np.exp(pushed(np.log(duration), by, low, high, 0.08))
