@@ -92,8 +92,10 @@ def test_velocity_sets_loudness_and_colour(pitch: int) -> None:
 
 def test_pitches_are_about_equally_loud() -> None:
     levels = np.array([power(note(p, 70, 0.4), a_weighted=True) for p in range(36, 97, 4)])
-    assert np.ptp(levels) < 8
-    assert np.abs(np.diff(levels)).max() < 5
+    assert np.ptp(levels) < 7
+    assert np.abs(np.diff(levels)).max() < 4
+    near = [power(note(p, 70, 0.4), a_weighted=True) for p in range(60, 72)]
+    assert np.ptp(near) < 3
 
 
 def test_decay_is_slow_in_the_bass_fast_at_the_top_and_has_two_stages() -> None:

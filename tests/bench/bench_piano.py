@@ -38,9 +38,9 @@ def main() -> None:
     """Print one line for each length."""
     for seconds in (30.0, 180.0, 600.0):
         piece = music(seconds)
-        piano._strings.cache_clear()
-        piano._knock.cache_clear()
-        piano._room_response.cache_clear()
+        for cached in (piano._strings, piano._knock, piano._room_response, piano._haze_response):
+            cached.cache_clear()
+        piano._room_spectrum.cache_clear()
         start, cpu = time.perf_counter(), time.process_time()
         sound = piano.render(piece, seconds=seconds)
         wall, busy = time.perf_counter() - start, time.process_time() - cpu
