@@ -64,18 +64,32 @@ def plan_of(job: Job, directions: MusicDirections) -> Plan:
         tonic = find_key(lead).tonic if tonic is None else tonic
     seconds = float(job.params.seconds or 0.0) - start
 
-    def tempo_at(second: float) -> float:
-        # A pinned tempo holds exactly, also where the directions would not go that far.
-        if "tempo" in pins:
-            return pins["tempo"]
-        return float(_targets(job, directions, np.array([start + second]), pins)[0, TEMPO])
+    if "tempo" in pins:
+        tempo = _held_tempo(pins["tempo"], seconds, beats)
+    else:
 
-    _, tempo = plan_bars(seconds, tempo_at, beats)
+        def tempo_at(second: float) -> float:
+            return float(_targets(job, directions, np.array([start + second]), pins)[0, TEMPO])
+
+        _, tempo = plan_bars(seconds, tempo_at, beats)
     lengths = beats * 60 / tempo
     middles = start + np.cumsum(lengths) - lengths / 2
     targets = _targets(job, directions, middles, pins)
     targets[:, TEMPO] = tempo
     return Plan(targets, seconds, beats, tonic)
+
+
+def _held_tempo(bpm: float, seconds: float, beats: float) -> Floats:
+    """(bars,) tempo that is exactly `bpm` but in the last bar, whose chord is held to the end.
+
+    The last bar takes what is left: from three quarters of a bar to one and three quarters, as a
+    fermata would.
+    """
+    bar = beats * 60 / bpm
+    bars = max(1, int(seconds / bar + 0.25))
+    tempo = np.full(bars, bpm)
+    tempo[-1] = beats * 60 / (seconds - (bars - 1) * bar)
+    return tempo
 
 
 def _targets(

@@ -43,6 +43,10 @@ log = logging.getLogger("affect")
 BATCH = 16
 """Pieces composed at once: more are hardly faster on two cores and make Stop wait longer."""
 
+SMALL = 30_000_000
+"""Parameters up to which a composer gets one CPU thread. Its kernels are too short to be shared: two
+threads took 1.7 times the CPU seconds of one, and beside another process 15 times its wall time."""
+
 _LAST: dict[str, Any] = {}  # The composer used last: the next call need not load it again.
 
 
@@ -216,7 +220,9 @@ class Session:
         work = functools.partial(_compose, composer, compositions)
         before, last = self.done, begun
         share = sum(plan.bars for _, plan in batch if plan)
-        for event in in_thread(work, threads=self.threads, name="affect-compose"):
+        size = sum(weights.numel() for weights in composer.model.parameters())
+        threads = 1 if size <= SMALL else self.threads
+        for event in in_thread(work, threads=threads, name="affect-compose"):
             now = time.monotonic()
             self.seconds, last = self.seconds + now - last, now
             if isinstance(event, float):
