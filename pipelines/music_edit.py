@@ -204,7 +204,7 @@ def _pinned(piece: Piece, pins: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in pins.items()} if len(piece) else {}
 
 
-def _curve(values: Floats, beats: ArrayLike, piece: Piece) -> Floats:
+def _curve(values: Floats, beats: Floats, piece: Piece) -> Floats:
     """Values of bars (bars,) at `beats`: straight lines between the middles of bars."""
     middles = (np.arange(piece.bars) + 0.5) * piece.beats_per_bar
     return np.asarray(np.interp(beats, middles, values))

@@ -279,7 +279,7 @@ class _Lines:
         """Notes `up` semitones higher that start where this one ends."""
         start = int(np.searchsorted(self._onset, self._onset[note] + _TOGETHER, side="right"))
         stop = int(np.searchsorted(self._onset, self._offset[note] + _NEXT, side="right"))
-        return self._at(note, up, start, stop).tolist()
+        return [int(j) for j in self._at(note, up, start, stop)]
 
     def before(self, note: int, up: int) -> list[int]:
         """Notes `up` semitones higher that end where this one starts."""
@@ -287,7 +287,7 @@ class _Lines:
         start = int(np.searchsorted(self._onset, begin - self._longest - _NEXT))
         stop = int(np.searchsorted(self._onset, begin - _TOGETHER))
         found = self._at(note, up, start, stop)
-        return found[self._offset[found] >= begin - _NEXT].tolist()
+        return [int(j) for j in found[self._offset[found] >= begin - _NEXT]]
 
     def _at(self, note: int, up: int, start: int, stop: int) -> NDArray[np.int64]:
         pitch, voice = self._pitch[start:stop], self._voice[start:stop]
@@ -314,7 +314,7 @@ def struck_once(piece: Piece, moved: NDArray[np.int64]) -> Piece:
     changed = moved != piece.pitch
     keep = np.ones(len(piece), dtype=bool)
     duration = piece.duration.copy()
-    for note in np.flatnonzero(changed):
+    for note in np.flatnonzero(changed).tolist():
         if not keep[note]:
             continue
         struck = keep & (np.abs(piece.onset - piece.onset[note]) <= _TOGETHER)
