@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapters.piece import Piece
-from pipelines import piano
+from pipelines import piano_strings
 from pipelines.piano import PianoError, render
 
 RATE = 44_100
@@ -25,7 +25,7 @@ def power(sound: np.ndarray, a_weighted: bool = False) -> float:
     """Power of both sides in dB."""
     spectrum = (np.abs(np.fft.rfft(sound, axis=1)) ** 2).sum(axis=0)
     if a_weighted:
-        spectrum = spectrum * piano._audibility(np.fft.rfftfreq(sound.shape[1], 1 / RATE))
+        spectrum = spectrum * piano_strings.audibility(np.fft.rfftfreq(sound.shape[1], 1 / RATE))
     return float(10 * np.log10(spectrum.sum() / sound.shape[1] ** 2))
 
 
@@ -52,7 +52,10 @@ def centroid(sound: np.ndarray) -> float:
 
 def test_a4_is_440_hertz_and_octaves_are_stretched_a_little() -> None:
     assert abs(1200 * np.log2(peak_frequency(note(69, seconds=3.0), 440.0) / 440.0)) < 2
-    cents = [1200 * np.log2(piano.tuning(p) / (440 * 2 ** ((p - 69) / 12))) for p in range(21, 109)]
+    cents = [
+        1200 * np.log2(piano_strings.tuning(p) / (440 * 2 ** ((p - 69) / 12)))
+        for p in range(21, 109)
+    ]
     assert np.all(np.diff(cents) > 0)
     assert 15 < cents[-1] < 60
     assert -25 < cents[0] < 0
@@ -60,17 +63,17 @@ def test_a4_is_440_hertz_and_octaves_are_stretched_a_little() -> None:
 
 def test_partials_are_stretched_by_the_stiffness_of_the_string() -> None:
     sound = note(48, 100, seconds=3.0)
-    first, b = piano.tuning(48), piano.inharmonicity(48)
+    first, b = piano_strings.tuning(48), piano_strings.inharmonicity(48)
     expected = first * 10 * np.sqrt((1 + 100 * b) / (1 + b))
     assert peak_frequency(sound, expected) == pytest.approx(expected, rel=2e-3)
     assert expected > 10 * first * 1.003
-    assert 1e-4 < min(piano.inharmonicity(p) for p in range(21, 109)) < 3e-4
-    assert 0.01 < piano.inharmonicity(108) < 0.05
+    assert 1e-4 < min(piano_strings.inharmonicity(p) for p in range(21, 109)) < 3e-4
+    assert 0.01 < piano_strings.inharmonicity(108) < 0.05
 
 
 def test_same_piece_same_samples() -> None:
     piece = Piece.of([0, 0.5, 1.0], 0.7, [48, 60, 67], [40, 80, 120], pedal=[(0.2, 1.9)])
-    piano._strings.cache_clear()
+    piano_strings.strings_of.cache_clear()
     first = render(piece, seconds=2.0)
     assert np.array_equal(first, render(piece, seconds=2.0))
     assert first.dtype == np.float32
@@ -173,7 +176,7 @@ def test_nothing_folds_back_at_a_low_rate() -> None:
     low = render(Piece.of([0.0], [1.0], [100], 120), sample_rate=16_000, seconds=0.5)
     spectrum = np.abs(np.fft.rfft(low.mean(axis=0) * np.hanning(low.shape[1]))) ** 2
     frequency = np.fft.rfftfreq(low.shape[1], 1 / 16_000)
-    first, b = piano.tuning(100), piano.inharmonicity(100)
+    first, b = piano_strings.tuning(100), piano_strings.inharmonicity(100)
     for k in (3, 4, 5):
         folded = abs(first * k * np.sqrt((1 + k * k * b) / (1 + b)) - 16_000)
         near = np.abs(frequency - folded) < 20
@@ -238,7 +241,7 @@ def test_half_a_minute_takes_seconds_not_minutes() -> None:
         random.integers(30, 110, 300),
         pedal=[(4 * i + 0.5, 4 * i + 4.2) for i in range(14)],
     )
-    piano._strings.cache_clear()
+    piano_strings.strings_of.cache_clear()
     began = time.process_time()
     render(piece, seconds=30.0)
     # The contract is 1.5 s on one core; a shared machine gets twice that.

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from adapters.piece import Piece
-from pipelines import piano
+from pipelines import piano, piano_room, piano_strings
 
 
 def music(seconds: float) -> Piece:
@@ -38,9 +38,14 @@ def main() -> None:
     """Print one line for each length."""
     for seconds in (30.0, 180.0, 600.0):
         piece = music(seconds)
-        for cached in (piano._strings, piano._knock, piano._room_response, piano._haze_response):
+        for cached in (
+            piano_strings.strings_of,
+            piano._knock,
+            piano_room._room_response,
+            piano_room._room_spectrum,
+            piano_room._haze_response,
+        ):
             cached.cache_clear()
-        piano._room_spectrum.cache_clear()
         start, cpu = time.perf_counter(), time.process_time()
         sound = piano.render(piece, seconds=seconds)
         wall, busy = time.perf_counter() - start, time.process_time() - cpu
