@@ -470,6 +470,7 @@ def _pedal(source: Piece, onto: Piece) -> Piece:
     """Where the pedal goes down and up in each bar."""
     matched = matched_bars(source, onto)
     bar = np.floor((source.pedal[:, 0] + TOGETHER) / source.beats_per_bar).astype(np.int64)
+    bar = np.minimum(bar, source.bars - 1)  # pressed at the very end
     spans: list[tuple[float, float, bool]] = []  # down, up, whether it was carried elsewhere
     for target, origin in enumerate(matched.tolist()):
         shift = target * onto.beats_per_bar - origin * source.beats_per_bar

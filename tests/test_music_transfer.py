@@ -219,6 +219,8 @@ def test_pedal_and_tempo_are_fitted() -> None:
     assert pedalled[:2].tolist() == source.pedal.tolist()
     assert pedalled[2:].tolist() == [[64.0, 67.0], [68.5, 73.0]]  # bars 16 and 17 take from 0, 1
     assert (pedalled[:-1, 1] <= pedalled[1:, 0]).all()
+    late = replace(source, pedal=np.array([[0.0, 3.0], [source.beats - 0.03, source.beats]]))
+    assert transfer(["pedal"], late, late).pedal.tolist() == late.pedal.tolist()
     slower = transfer(["tempo"], source, onto)
     assert slower.tempo[:, 1].tolist() == source.tempo[:, 1].tolist()
     assert measure(slower)["tempo"] == pytest.approx(measure(source)["tempo"])
