@@ -53,14 +53,14 @@ PHRASE_ARCH, SUB_ARCH = 7.0, 2.5
 SHORT_SOFT = 1.5
 CHARGE = 0.4
 UNEVEN_TOUCH = 1.2
-#: Melodic charge of the semitones above the tonic (Friberg et al. 2006, after Lerdahl): how remote
-#: a note is on the circle of fifths.
+#: Melodic charge of the semitones above the tonic (Friberg et al. 2006): about how remote a note
+#: is on the circle of fifths.
 MELODIC_CHARGE = np.array([0, 6.5, 2, 4.5, 4, 2.5, 6, 1, 5.5, 3, 3.5, 5])
 
 _TEMPO, _DENSITY = ATTRIBUTES.index("tempo"), ATTRIBUTES.index("note_density")
 _VELOCITY, _SPREAD = ATTRIBUTES.index("velocity"), ATTRIBUTES.index("velocity_variability")
 _TOUCH = ATTRIBUTES.index("articulation")
-#: Played where a target is nan: a moderate touch, as the velocities of POP909's performances.
+#: Played where a target is nan: a moderate touch, mezzo forte.
 PLAIN_VELOCITY, PLAIN_SPREAD = 72.0, 10.0
 
 
