@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,8 +57,10 @@ SOFT = 4.0
 """Deviations at which a feature saturates: one absurd count must not decide alone."""
 WINDOW, STEP = 6.0, 1.0
 """Seconds read at once and between readings over time: about four bars, moved by half a bar."""
-FEWEST = 4
-"""Notes or attacks under which a stretch of music tells nothing."""
+LONGER = 2.0
+"""How many times longer the window of valence is: six seconds hold two or three chords, no key."""
+FEWEST, FEWEST_ATTACKS = 4, 2
+"""Notes and attacks under which a stretch of music tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,25 +209,24 @@ class MusicCritic:
         """Times (t,) in seconds, and valence and arousal (t,) of the seconds around them, -1..1."""
         start = item.seconds_at(item.onset)
         held = item.seconds_at(item.offset) - start
-        times, begins = _windows(item.seconds, window, step)
-        rows = np.full((len(times), len(self.names)), np.nan)
-        for i, begin in enumerate(begins):
-            inside = (start >= begin) & (start < begin + window)
+
+        def row(begin: float, end: float) -> Floats | None:
+            inside = (start >= begin) & (start < end)
             if inside.sum() < FEWEST:
-                continue
-            part = item.select(inside)
+                return None
             # 60 bpm: a beat is a second, and the window starts at 0 whatever the tempo map was.
             part = replace(
-                part,
+                item.select(inside),
                 onset=start[inside] - begin,
                 duration=held[inside],
                 tempo=np.array([[0.0, 60.0]]),
                 pedal=item.pedal[:0],
-                bars=max(1, round(window)),
+                bars=max(1, round(end - begin)),
                 beats_per_bar=1.0,
             )
-            rows[i] = features(part)[self._columns]
-        return _curve(self.model, times, rows)
+            return features(part)[self._columns]
+
+        return _curves(self.model, row, item.seconds, window, step)
 
 
 class MusicReader:
@@ -269,13 +270,14 @@ class MusicReader:
     ) -> tuple[Floats, Floats, Floats]:
         """Times (t,) in seconds, and valence and arousal (t,) of the seconds around them, -1..1."""
         heard = item if isinstance(item, Hearing) else hear(item, sample_rate)
-        times, begins = _windows(heard.seconds, window, step)
-        rows = np.full((len(times), len(self.names)), np.nan)
-        for i, begin in enumerate(begins):
-            inside = (heard.attacks >= begin) & (heard.attacks < begin + window)
-            if inside.sum() >= FEWEST:
-                rows[i] = functionals(heard, begin, begin + window)[self._columns]
-        return _curve(self.model, times, rows)
+
+        def row(begin: float, end: float) -> Floats | None:
+            struck = (heard.attacks >= begin) & (heard.attacks < end)
+            if struck.sum() < FEWEST_ATTACKS:
+                return None
+            return functionals(heard, begin, end)[self._columns]
+
+        return _curves(self.model, row, heard.seconds, window, step)
 
 
 class Readable(Protocol):
@@ -364,23 +366,33 @@ def _columns(names: Sequence[str], known: Sequence[str], critic: str) -> list[in
     return [known.index(name) for name in names]
 
 
-def _windows(seconds: float, window: float, step: float) -> tuple[Floats, Floats]:
-    """Times every `step` seconds, and where the window around each begins, kept inside."""
+def _curves(
+    model: AffectModel,
+    row: Callable[[float, float], Floats | None],
+    seconds: float,
+    window: float,
+    step: float,
+) -> tuple[Floats, Floats, Floats]:
+    """Times, valence and arousal (t,); `row` gives the features of a stretch, None for nothing.
+
+    Stretches that tell nothing take the readings of their neighbours.
+    """
     if window <= 0 or step <= 0:
         msg = f"window and step: more than 0 seconds, received {window:g} and {step:g}"
         raise ValueError(msg)
     times = np.arange(0.0, max(seconds, 1e-6), step)
-    return times, np.clip(times - window / 2, 0.0, max(0.0, seconds - window))
-
-
-def _curve(model: AffectModel, times: Floats, rows: Floats) -> tuple[Floats, Floats, Floats]:
-    """Valence and arousal of each row; rows that tell nothing take those of their neighbours."""
-    told = ~np.isnan(rows).all(axis=1)
-    if not told.any():
-        return times, np.zeros(len(times)), np.zeros(len(times))
-    mean = (model.affect(model.deviations(rows[told]))[0] * UNIT).clip(-1, 1)
-    valence, arousal = (np.interp(times, times[told], mean[:, axis]) for axis in (0, 1))
-    return times, valence, arousal
+    read = []
+    for axis, width in ((0, LONGER * window), (1, window)):
+        begins = np.clip(times - width / 2, 0.0, max(0.0, seconds - width))
+        rows = [row(float(begin), float(begin) + width) for begin in begins]
+        told = [i for i, found in enumerate(rows) if found is not None]
+        if not told:
+            read.append(np.zeros(len(times)))
+            continue
+        mean, _ = model.affect(model.deviations(np.array([rows[i] for i in told])))
+        value = (mean[:, axis] * UNIT[axis]).clip(-1, 1)
+        read.append(np.interp(times, times[told], value))
+    return times, read[0], read[1]
 
 
 def _likelihood(z: Floats, means: Floats, precision: Floats) -> Floats:

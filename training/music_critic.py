@@ -50,6 +50,10 @@ from training.music_judges import (
 Rows = np.ndarray
 
 SETS = {"EMOPIA 1.0": "emopia", "VGMIDI": "vgmidi"}
+FIVE = {
+    name: FEATURES.index(name)
+    for name in ("velocity_mean", "note_density", "dur_mean", "mode_score", "major_chord_share")
+}
 SECONDS = 24.0  # of each clip that are rendered and heard
 BARS = 16  # of each stretch of free music: as long as the clips
 RECIPE = "python -m training.music_critic --data DATA --out assets/models"
@@ -229,8 +233,8 @@ def figures(p: Rows, clips: Clips, at: Rows, affect: Rows | None = None) -> dict
 
 def five_cues(x: Rows) -> Rows:
     """The untrained rule: (n, 4) with a 1 where velocity, density, length, mode and chords say."""
-    z = {name: x[:, j] - np.nanmean(x[:, j]) for j, name in enumerate(FEATURES)}
-    z = {name: np.nan_to_num(v / max(np.nanstd(v), 1e-9)) for name, v in z.items()}
+    z = {name: np.nan_to_num(x[:, j] - np.nanmean(x[:, j])) for name, j in FIVE.items()}
+    z = {name: v / max(float(v.std()), 1e-9) for name, v in z.items()}
     arousal = z["velocity_mean"] + z["note_density"] - 0.5 * z["dur_mean"]
     valence = z["mode_score"] + z["major_chord_share"]
     said = np.where(arousal >= 0, np.where(valence >= 0, 0, 1), np.where(valence >= 0, 3, 2))
