@@ -72,6 +72,8 @@ VAD: NDArray[np.float64] = np.array(
     ]
 )
 """(12, 3) valence, arousal, dominance of each core emotion at full intensity, -1..1."""
+USUAL_DOMINANCE = (0.37, 0.26)
+"""Dominance by valence and arousal: least squares over Russell & Mehrabian's 151 terms."""
 VAD.setflags(write=False)
 
 MOST_OVER = 1.5
@@ -150,11 +152,14 @@ class Emotion:
         return cls._of_state(intensity * state)
 
     @classmethod
-    def from_vad(cls, v: float, a: float, d: float = 0.0) -> Emotion:
+    def from_vad(cls, v: float, a: float, d: float | None = None) -> Emotion:
         """The state of a VAD point: at most three core emotions, the rest kept as residual.
 
-        v, a, d: each -1..1. ``.vad`` of the result is the point again.
+        v, a, d: each -1..1. ``.vad`` of the result is the point again. d None: what usually goes
+        with v and a (USUAL_DOMINANCE), since lively and pleasant is happiness, not a meek love.
         """
+        if d is None:
+            d = USUAL_DOMINANCE[0] * v + USUAL_DOMINANCE[1] * a
         point = np.array([v, a, d], dtype=np.float64)
         if not (np.abs(point) <= 1.0).all():
             msg = f"v, a, d: each allowed -1 to 1, received v={v} a={a} d={d}"

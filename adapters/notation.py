@@ -5,7 +5,8 @@
     happiness .6 + fear .2                      a mixture; the intensities add up to at most 1
     happiness + fear                            names alone share .7 between them
     grief .9                                    any word of the lexicon: that share of its mixture
-    v=-.7 a=.3 d=0                              a point of valence, arousal, dominance, each -1..1
+    v=-.7 a=.3 d=0                              a point of valence, arousal, dominance, each -1..1;
+                                                without d the dominance that usually goes along
     contentment .5 + dv=.1 dd=-.4               a shift of that point which no core emotion explains
     neutral                                     nothing
     0s contentment .5; 8s fear .9; 1m awe .6    keys of a timeline: ms, s or m
@@ -137,7 +138,8 @@ def _term(term: str, among: int, *, over: bool, reader: str | None) -> NDArray[n
         raise EmotionError(msg)
     axes = _read_axes(term)
     if axes is not None:
-        kind, shift = axes
+        kind, (dv, da, dd) = axes
+        shift = (dv, da, dd or 0.0)
         if kind == "" or max(abs(x) for x in shift) > 2.0:
             msg = (
                 f"emotion: expected dv=, da=, dd= between -2 and 2 in a mixture, received "
@@ -189,7 +191,7 @@ def _value(number: str, percent: str | None) -> float:
     return float(number) / (100.0 if percent else 1.0)
 
 
-def _read_axes(text: str) -> tuple[str, tuple[float, float, float]] | None:
+def _read_axes(text: str) -> tuple[str, tuple[float, float, float | None]] | None:
     """("", point) for v= a= d=, ("d", shift) for dv= da= dd=, None for any other text."""
     if not re.match(r"d?(valence|arousal|dominance|v|a|d)\s*=", text, re.I):
         return None
@@ -209,7 +211,7 @@ def _read_axes(text: str) -> tuple[str, tuple[float, float, float]] | None:
             "dv=.1 da=0 dd=-.2 as a part of a mixture"
         )
         raise EmotionError(msg)
-    return kinds.pop(), (values.get("v", 0.0), values.get("a", 0.0), values.get("d", 0.0))
+    return kinds.pop(), (values.get("v", 0.0), values.get("a", 0.0), values.get("d"))
 
 
 def _short(text: str, most: int = 40) -> str:

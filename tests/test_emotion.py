@@ -145,12 +145,22 @@ def test_every_text_form(text: str) -> None:
         ("d=.5 v=.1", (0.1, 0.0, 0.5)),
         ("valence=.9 arousal=-.4 dominance=.1", (0.9, -0.4, 0.1)),
         ("v=0.03 a=0 d=0", (0.03, 0.0, 0.0)),
-        ("v=−.5", (-0.5, 0.0, 0.0)),
+        ("v=−.5 d=0", (-0.5, 0.0, 0.0)),
     ],
 )
 def test_vad_points_are_hit(text: str, vad: tuple[float, float, float]) -> None:
     state = Emotion.parse(text)
     np.testing.assert_allclose(state.vad, vad, atol=2e-6)
+    assert Emotion.parse(state.text) == state
+
+
+def test_a_point_without_dominance_has_the_usual_one() -> None:
+    state = Emotion.parse("v=.6 a=.5")
+    np.testing.assert_allclose(state.vad[:2], (0.6, 0.5), atol=2e-6)
+    # With d=0 the nearest is love, which is meek; lively and pleasant is not meek.
+    assert state.dominant == "happiness"
+    assert Emotion.parse("v=.6 a=.5 d=0").dominant == "love"
+    assert 0.2 < state.vad[2] < 0.5
     assert Emotion.parse(state.text) == state
 
 
