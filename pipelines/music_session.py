@@ -44,7 +44,7 @@ BATCH = 16
 """Pieces composed at once: more are hardly faster on two cores and make Stop wait longer."""
 
 SMALL = 30_000_000
-"""Parameters up to which a composer gets one CPU thread. Its kernels are too short to be shared: two
+"""Parameters up to which a composer gets one CPU thread. Its kernels are too short to share: two
 threads took 1.7 times the CPU seconds of one, and beside another process 15 times its wall time."""
 
 _LAST: dict[str, Any] = {}  # The composer used last: the next call need not load it again.
