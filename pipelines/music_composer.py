@@ -58,8 +58,11 @@ MINOR_CHORDS = {
 }  # fmt: skip
 BORROWED = 2.5  # logits off a chord that is strange to the key, at ordinary dissonance
 STRANGE = 3.0  # logits off a note that is strange to key and chord, at ordinary dissonance
-SOUR = 0.14
-"""Dissonance target at which strange notes cost least; ordinary pieces have .06, 99 % under .16."""
+SWEET, SOUR = 0.06, 0.22
+"""Dissonance targets at which strange notes and tense chords cost most and least; ordinary pieces
+have .12, nearly all lie between."""
+TENSE = 4.0
+"""Logits between a plain triad and the tensest chord at the sourest target."""
 BRIGHT = 3.0
 """Logits that a fully major target (+.5) adds to major chords and takes off minor ones: the share
 of major chords tells valence as well as the mode does (AUC .78 both, notes on EMOPIA)."""
@@ -287,7 +290,7 @@ class _Page:
             "Register": row[COLUMN["mean_pitch"]] - self.shift,
             "Length": row[COLUMN["note_duration"]] / beat,
             # A weak wish for a contour is none: most melodies should be free to turn.
-            "Contour": contour * 12 if abs(contour) > 0.25 else np.nan,
+            "Contour": contour * 12 if abs(contour) > 0.15 else np.nan,
             "Repeat": np.nan,
         }
         return [
@@ -400,14 +403,23 @@ def _brightness() -> NDArray[np.float32]:
     return np.array([0.0] + [value[q] for _ in range(12) for q in CHORD_QUALITIES], np.float32)
 
 
+@functools.cache
+def _tension() -> NDArray[np.float32]:
+    """(CHORDS,) 0 for triads to 1 for diminished and augmented chords."""
+    value = {"maj": 0, "min": 0, "sus": 0.5, "7": 0.7, "min7": 0.6, "maj7": 0.8, "dim": 1, "aug": 1}
+    return np.array([0.0] + [value[q] for _ in range(12) for q in CHORD_QUALITIES], np.float32)
+
+
 def biases(
     row: NDArray[np.float64], minor: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logit offsets of chords (CHORDS,) and of the keys of the piano (88,) for a bar's targets."""
-    sourness = float(np.clip(row[COLUMN["dissonance"]] / SOUR, 0.0, 1.0))
+    sourness = float(np.clip((row[COLUMN["dissonance"]] - SWEET) / (SOUR - SWEET), 0.0, 1.0))
     clarity = 1.0 - 0.7 * sourness
     chords = np.where(_belongs(minor), 0.0, -BORROWED * clarity).astype(np.float32)
     chords += np.float32(BRIGHT * np.clip(row[COLUMN["mode"]], -0.5, 0.5)) * _brightness()
+    # Ordinary music (sourness .4) is as the model likes it.
+    chords += np.float32(TENSE * (sourness - 0.4)) * _tension()
     chords[0] = -BORROWED  # "no chord" is how silence is annotated
     scale = {0, 2, 3, 5, 7, 8, 10, 11} if minor else {0, 2, 4, 5, 7, 9, 11}
     strange = np.array([(LOWEST + key) % 12 not in scale for key in range(KEYS)])
