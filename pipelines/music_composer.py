@@ -289,8 +289,8 @@ class _Page:
             # Targets are heard pitches, pages stand in C.
             "Register": row[COLUMN["mean_pitch"]] - self.shift,
             "Length": row[COLUMN["note_duration"]] / beat,
-            # A weak wish for a contour is none: most melodies should be free to turn.
-            "Contour": contour * 12 if abs(contour) > 0.15 else np.nan,
+            # A wish for a contour is a share of bars that rise or fall; the others are free to turn.
+            "Contour": np.sign(contour) * 12 if self.rng.random() < abs(contour) else np.nan,
             "Repeat": np.nan,
         }
         return [
