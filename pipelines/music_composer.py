@@ -289,7 +289,7 @@ class _Page:
             # Targets are heard pitches, pages stand in C.
             "Register": row[COLUMN["mean_pitch"]] - self.shift,
             "Length": row[COLUMN["note_duration"]] / beat,
-            # A wish for a contour is a share of bars that rise or fall; the others are free to turn.
+            # A wish for a contour is a share of bars that rise or fall; others are free to turn.
             "Contour": np.sign(contour) * 12 if self.rng.random() < abs(contour) else np.nan,
             "Repeat": np.nan,
         }
