@@ -402,7 +402,8 @@ def _releases(piece: Piece, score: _Score, wanted: Floats, start: Floats, amount
         mine, following = mine[following < len(mine)], mine[following[following < len(mine)]]
         before[mine] = score.seconds[score.group[following]] - score.seconds[score.group[mine]]
         after[mine] = struck[score.group[following]] - start[mine]
-    last = np.isnan(before)  # the last of its voice rings as written, at the most
+    # What is held to the end of the piece, a rolled chord too, rings as written, at the most.
+    last = np.isnan(before) | (piece.offset >= piece.beats - 0.25)
     after = np.where(last, length, np.maximum(after, 1e-3))
     ratio = np.where(last, 1.0, length / np.where(last, 1.0, before))
     rest = ~last & (before - length > np.maximum(length, 0.3))

@@ -272,3 +272,21 @@ def test_bad_arguments_are_one_line() -> None:
         perform(piece, targets(piece), seed=0, amount=3.0)
     with pytest.raises(PerformanceError, match=r"^swing: [^\n]+$"):
         perform(piece, targets(piece), seed=0, swing=-1.0)
+
+
+def test_a_rolled_last_chord_is_held() -> None:
+    chord = [48, 55, 60, 64]
+    piece = Piece.of(
+        [0, 1, 2, 3, 4, 4.5, 5, 5.5],
+        [1, 1, 1, 1, 4, 3.5, 3, 2.5],
+        [72, 71, 72, 74, *chord],
+        64,
+        [0] * 4 + [1] * 4,
+        bars=2,
+    )
+    row = np.full((2, len(ATTRIBUTES)), np.nan)
+    row[:, ATTRIBUTES.index("articulation")] = 0.8
+    played = perform(piece, row, seed=1)
+    held = played.onset >= 3.9
+    assert held.sum() == len(chord)
+    assert played.offset[held].min() > 6.5
