@@ -169,7 +169,7 @@ def _facts(made: Made) -> str:
         f"{piece.bars} bars",
     ]
     if job.kind == "compose":
-        facts.append(f"{job.row.name}, seed {job.request.seed}")
+        facts.append(f"{Path(job.row.name).name}, seed {job.request.seed}")
     else:
         told = {"continue": "continued", "recolour": "re-coloured", "transfer": "transferred"}
         name = job.request.inputs["onto" if job.kind == "transfer" else job.kind].name

@@ -13,6 +13,7 @@ import typer
 
 from adapters.emotion import EmotionTimeline
 from pipelines.image import ImageParams
+from pipelines.music import MusicParams
 from studio.cli import app
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
@@ -21,16 +22,16 @@ COMMANDS += re.findall(r"`(affect \w+ [^`]+)`", README.replace("\n", " "))
 RECIPES = re.findall(r"^    python -m (\S+)", README, re.M)
 
 
-def params_table() -> str:
+def params_table(kind: type) -> str:
     """Write the table of the public knobs; to renew the README, paste what this returns."""
     rows = ["| knob | default | what it does |", "|---|---|---|"]
-    for field in dataclasses.fields(ImageParams):
+    for field in dataclasses.fields(kind):
         # Not a dict: 0 is False and 1.0 is True.
         match field.default:
             case bool(on):
                 shown = "on" if on else "off"
             case None:
-                shown = "the model's own"
+                shown = field.metadata.get("unset", "the model's own")
             case number:
                 shown = f"{number}" or "none"
         flag = f"`--{field.name.replace('_', '-')}`"
@@ -38,10 +39,11 @@ def params_table() -> str:
     return "\n".join(rows)
 
 
-def test_table_of_knobs_is_the_dataclass() -> None:
-    found = re.search(r"<!-- params:image.*?-->\n(.*?)<!-- /params -->", README, re.S)
+@pytest.mark.parametrize(("modality", "kind"), [("image", ImageParams), ("music", MusicParams)])
+def test_table_of_knobs_is_the_dataclass(modality: str, kind: type) -> None:
+    found = re.search(rf"<!-- params:{modality}.*?-->\n(.*?)<!-- /params -->", README, re.S)
     assert found
-    assert found.group(1).strip() == params_table()
+    assert found.group(1).strip() == params_table(kind)
 
 
 def test_there_are_commands_to_check() -> None:
