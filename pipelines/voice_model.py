@@ -1,0 +1,524 @@
+"""voice-tiny: what an emotion does to this very sentence, as a diffusion over changes per frame.
+
+Not sound is diffused but the difference to make (semitones, level, stretch, 24 bands, breath; see
+adapters/voice_emotion.py), around a prior that depends on what was asked:
+
+    D = mu(a) + variation * g(a) * s * y,    y ~ denoisers( noise | source, mu / g, a / g )
+
+mu is the mean change of the emotion (directions times intensity), g = |a| its intensity, s the
+spread of real takes around it. Diffusing y is the forward process of Grad-TTS (Popov et al. 2021)
+and EmoConv-Diff with mu for its mean, x_t - mu = alpha g s y + sigma e, so any diffusers scheduler
+runs it unchanged. As y is per unit of intensity, intensity 0 gives exactly no change, and the same
+seed gives changes in proportion. The terminal step is pure noise, as it is when sampling begins
+(Lin et al. 2024). Two denoisers, one of prosody and one of timbre (after DDDM-VC), share nothing:
+a lock on one cannot move the other. Guidance away from other emotions is EmoDubber's.
+
+It deliberately does not know sound files, how the changes are rendered, or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, DDIMScheduler, DiffusionPipeline, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from adapters.emotion import CORE, VAD
+from adapters.voice_analysis import HOP, RATE
+from adapters.voice_emotion import (
+    BAND,
+    BREATH,
+    ENERGY,
+    HIGHEST,
+    LOWEST,
+    PARTS,
+    SEMITONES,
+    STRETCH,
+    TARGETS,
+    VoiceDirections,
+    contours,
+    frame_parts,
+    phrase_edges,
+    phrases,
+)
+
+Floats = NDArray[np.float64]
+
+HOP_SECONDS = HOP / RATE
+FEATURES = 34
+CONDITION = 16  # 12 intensities and 3 of their VAD per unit, and that they are told
+MEASURED = ("happiness", "anger", "disgust", "fear", "sadness", "boredom")
+"""Emotions with recordings to learn from; the others reach the denoisers by their VAD alone."""
+HEADS: Mapping[str, slice] = {"prosody": slice(0, 3), "timbre": slice(3, 28)}
+LOCKS: Mapping[str, slice] = {
+    "pitch": slice(SEMITONES, SEMITONES + 1),
+    "timing": slice(STRETCH, STRETCH + 1),
+    "level": slice(ENERGY, ENERGY + 1),
+    "timbre": BAND,
+    "breath": slice(BREATH, BREATH + 1),
+}
+WINDOW, OVERLAP = 512, 128  # frames: 8 and 2 seconds; the receptive field is 181
+WINDOWS_AT_ONCE = 8
+FARTHEST = 3.0  # spreads from the mean change that a sample may lie
+DIRECTIONS = "directions.safetensors"
+
+
+class VoiceModelError(ValueError):
+    """A voice, track or setting the model cannot use; one line that says what would do."""
+
+
+class Voice(NamedTuple):
+    """A recording as the model sees it, T frames.
+
+    features: float32 (T, 34). parts: (T, 7). contour: (T, 2). inside: (T,) bool, from the first to
+    the last phrase; what lies before and after is never changed in time.
+    """
+
+    features: NDArray[np.float32]
+    parts: Floats
+    contour: Floats
+    inside: NDArray[np.bool_]
+
+
+class Frames(Protocol):
+    """What is read of an `adapters.voice_analysis.Analysis`, T frames 16 ms apart."""
+
+    f0: NDArray[Any]
+    energy: NDArray[Any]
+    bands: NDArray[Any]
+    breath: NDArray[Any]
+    speech: NDArray[np.bool_]
+
+
+def voice_of(analysis: Frames) -> Voice:
+    """What the model reads of an analysis.
+
+    Everything is relative to the recording itself: pitch to its median, level and bands to their
+    means over speech, so that the model knows neither the person nor the microphone.
+    """
+    hz, energy, envelope, noise = (
+        np.asarray(x, dtype=np.float64)
+        for x in (analysis.f0, analysis.energy, analysis.bands, analysis.breath)
+    )
+    speech = np.asarray(analysis.speech, dtype=bool)
+    voiced = (hz > 0) & speech
+    semitones = 12.0 * np.log2(np.maximum(hz, 1.0))
+    contour = contours(semitones, voiced, energy, speech)
+    pitch = _filled(contour[:, 0], voiced)
+    begin, end = phrase_edges(speech, HOP_SECONDS)
+    progress, inside = np.zeros(len(hz)), np.zeros(len(hz), dtype=bool)
+    runs = phrases(speech, HOP_SECONDS)
+    for first, last in runs:
+        progress[first:last] = (np.arange(last - first) + 0.5) / (last - first)
+    if runs:
+        inside[runs[0][0] : runs[-1][1]] = True
+    colour = np.zeros_like(envelope)
+    if speech.any():
+        colour[speech] = envelope[speech] - envelope[speech].mean(axis=0)
+    columns = [
+        pitch / 4.0,
+        voiced,
+        speech,
+        contour[:, 1] / 10.0,
+        _relative(noise, voiced) / 6.0,
+        begin,
+        end,
+        progress,
+        np.gradient(pitch) if len(pitch) > 1 else pitch,
+        np.gradient(contour[:, 1]) / 5.0 if len(pitch) > 1 else pitch,
+    ]
+    features = np.concatenate([np.stack(columns, axis=1), colour / 8.0], axis=1)
+    parts = frame_parts(voiced, speech, HOP_SECONDS)
+    return Voice(features.astype(np.float32), parts, contour, inside)
+
+
+def _relative(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """(T,) distance from the mean over `where`, 0 elsewhere."""
+    return np.where(where, values - values[where].mean(), 0.0) if where.any() else 0.0 * values
+
+
+def _filled(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """(T,) values where known, straight lines between, flat before and after."""
+    if not where.any():
+        return np.zeros_like(values)
+    at = np.flatnonzero(where)
+    return np.interp(np.arange(len(values)), at, values[at])
+
+
+def length_of(track: ArrayLike) -> Floats:
+    """g (T,): Euclidean length of the intensities and, in units of VAD, of what they leave over."""
+    return np.asarray(np.linalg.norm(np.asarray(track, dtype=np.float64), axis=1))
+
+
+def condition_of(track: Floats, residuals: Floats) -> NDArray[np.float32]:
+    """(T, 16) what the denoisers are told of (T, 12) signed intensities and (T, 3) residuals."""
+    g = np.maximum(length_of(np.hstack([track, residuals])), 1e-6)[:, None]
+    known = np.isin(CORE, MEASURED)
+    kinds = np.where(known, track, 0.0) / g
+    point = (track @ VAD + residuals) / g
+    return np.concatenate([kinds, point, np.ones_like(g)], axis=1).astype(np.float32)
+
+
+# Networks ----------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """ConvNeXt block along time (Liu et al. 2022), modulated frame by frame (FiLM)."""
+
+    def __init__(self, width: int, condition: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            width, width, 7, padding=3 * dilation, dilation=dilation, groups=width
+        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.film = nn.Linear(condition, 2 * width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, T, width), condition (B, T, condition) -> (B, T, width)."""
+        y = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
+        gain, shift = self.film(condition).chunk(2, dim=-1)
+        y = self.down(self.dropout(nn.functional.gelu(self.up(y * (1 + gain) + shift))))
+        return x + self.scale * y
+
+
+class VoiceDenoiser(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Predicts v (Salimans & Ho 2022) of changes around the mean change.
+
+    spread: s of each channel, in its unit, of real takes around the mean change at intensity 1.
+    Linear layers carry almost all weights, so that peft's LoRA finds them.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 128,
+        depth: int = 8,
+        embedding: int = 64,
+        features: int = FEATURES,
+        condition: int = CONDITION,
+        dropout: float = 0.1,
+        spread: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Linear(2 * channels + features, width)
+        self.clock = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.tell = nn.Sequential(
+            nn.Linear(condition, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.blocks = nn.ModuleList(
+            Block(width, embedding, 2 ** (k % 4), dropout) for k in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    @property
+    def spread(self) -> Tensor:
+        """(channels,) float32; ones before the recipe has measured it."""
+        return torch.tensor(self.config.spread or [1.0] * self.config.channels)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, features: Tensor, prior: Tensor, condition: Tensor
+    ) -> Tensor:
+        """(B, T, channels) v.
+
+        Args:
+            sample: (B, T, channels) noisy y.
+            timestep: (B,) 0..999.
+            features: (B, T, 34) of `voice_of`.
+            prior: (B, T, channels) mean change per unit of intensity, in spreads.
+            condition: (B, T, 16) of `condition_of`; zeros for "not told", prior zeros with it.
+        """
+        half = self.config.width // 2
+        rates = torch.exp(-9.21 * torch.arange(half, device=sample.device) / half)  # to 1e-4
+        angle = timestep.reshape(-1, 1).float() * rates
+        clock = self.clock(torch.cat([angle.sin(), angle.cos()], dim=-1).to(sample.dtype))
+        told = nn.functional.silu(self.tell(condition) + clock[:, None])
+        x = self.enter(torch.cat([sample, prior, features], dim=-1))
+        for block in self.blocks:
+            x = block(x, told)
+        return self.leave(self.norm(x))
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Cosine betas, a terminal step of pure noise, v-prediction, samples kept within FARTHEST."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=True,
+        clip_sample_range=FARTHEST,
+    )
+
+
+# Sampling ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How changes are drawn.
+
+    steps: of the scheduler. expressiveness: classifier-free guidance scale of the shape, 1 is what
+    was learned. variation: lambda, 0 is the mean change alone. locks: names of LOCKS whose columns
+    stay exactly 0. repel: strength of the guidance away from the negative emotions.
+    """
+
+    steps: int = 16
+    expressiveness: float = 1.0
+    variation: float = 1.0
+    locks: Collection[str] = ()
+    repel: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, low, high in (
+            ("steps", 1, 1000),
+            ("expressiveness", 0.0, 10.0),
+            ("variation", 0.0, 2.0),
+            ("repel", 0.0, 2.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                msg = f"{name}: allowed {low:g} to {high:g}, received {getattr(self, name)}"
+                raise VoiceModelError(msg)
+        if unknown := sorted(set(self.locks) - set(LOCKS)):
+            msg = f"lock: {unknown[0]} is not known; known: {', '.join(LOCKS)}"
+            raise VoiceModelError(msg)
+
+
+class VoicePipeline(DiffusionPipeline):
+    """Two denoisers and a scheduler, an ordinary diffusers folder; the directions lie beside it."""
+
+    def __init__(
+        self, prosody: VoiceDenoiser, timbre: VoiceDenoiser, scheduler: DDIMScheduler
+    ) -> None:
+        super().__init__()
+        self.register_modules(prosody=prosody, timbre=timbre, scheduler=scheduler)
+        self.directions: VoiceDirections | None = None
+
+    @classmethod
+    def load(cls, folder: Path | str) -> VoicePipeline:
+        """The pipeline of a folder with its directions, offline.
+
+        Raises:
+            VoiceModelError: no model there.
+            VoiceEmotionError: no directions there.
+        """
+        if not (Path(folder) / "model_index.json").is_file():
+            msg = f"voice model: {folder} holds none; run python -m training.voice"
+            raise VoiceModelError(msg)
+        pipe = cls.from_pretrained(folder, local_files_only=True)
+        pipe.directions = VoiceDirections.load(folder)
+        pipe.prosody.eval()
+        pipe.timbre.eval()
+        return pipe
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float16) -> Path:
+        """Write the folder that `load` reads; weights in half precision as other small models."""
+        index = Path(folder)
+        kept = {name: getattr(self, name).dtype for name in HEADS}
+        try:
+            for name in HEADS:
+                getattr(self, name).to(dtype)
+            self.save_pretrained(index)
+        finally:
+            for name in HEADS:
+                getattr(self, name).to(kept[name])
+        if self.directions is not None:
+            self.directions.save(index / DIRECTIONS)
+        return index
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        voice: Voice,
+        track: ArrayLike,
+        residuals: ArrayLike | None = None,
+        *,
+        generator: torch.Generator,
+        settings: Sampling | None = None,
+        negative: ArrayLike | None = None,
+        source: ArrayLike | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Floats:
+        """The change of every frame, float64 (T, 28), columns `adapters.voice_emotion.TARGETS`.
+
+        Args:
+            voice: of `voice_of`.
+            track: (T, 12) or (12,) intensities in the order of CORE, such as
+                `EmotionTimeline.sample` at the frames.
+            residuals: (T, 3) or (3,) VAD left over.
+            generator: of the CPU; every frame and column draws from it whatever is locked.
+            settings: how; None: the defaults.
+            negative: (12,) emotions to move away from, any length.
+            source: (12,) emotion the recording already has; it is taken away.
+            on_step: called with (steps done, steps in all).
+
+        Rows without emotion give exactly 0, and so do locked columns.
+
+        Raises:
+            VoiceModelError: shapes that do not fit.
+        """
+        settings = settings or Sampling()
+        frames = len(voice.features)
+        a = _rows("track", track, frames, len(CORE))
+        r = _rows("residuals", np.zeros(3) if residuals is None else residuals, frames, 3)
+        asked = length_of(np.hstack([a, r]))
+        if source is not None:
+            # Neutral places are left alone, whatever the voice is.
+            a = a - _rows("source", source, frames, len(CORE)) * np.minimum(1.0, asked)[:, None]
+        away = None
+        if negative is not None:
+            away = _rows("negative", negative, frames, len(CORE))
+            a = a - settings.repel * away * np.minimum(1.0, asked)[:, None]
+        told = np.where(asked[:, None] > 0, np.hstack([a, r]), 0.0)
+        a, r = told[:, :12], told[:, 12:]
+        g = length_of(told)
+        mean = self.mean_change(voice, a, r)
+        out = mean.copy()
+        noise = torch.randn((frames, len(TARGETS)), generator=generator)
+        locked = np.zeros(len(TARGETS), dtype=bool)
+        for name in settings.locks:
+            locked[LOCKS[name]] = True
+        total = settings.steps * len(HEADS)
+        if settings.variation > 0 and g.any():
+            for index, (name, columns) in enumerate(HEADS.items()):
+                if locked[columns].all():
+                    continue
+                begun = index * settings.steps
+                y = self._denoise(
+                    getattr(self, name),
+                    noise[:, columns],
+                    voice,
+                    mean[:, columns] / np.maximum(g, 1e-6)[:, None],
+                    condition_of(a, r),
+                    None if away is None else condition_of(away, np.zeros_like(r)),
+                    settings,
+                    (lambda done, begun=begun: on_step(begun + done, total)) if on_step else None,
+                )
+                spread = getattr(self, name).spread.double().numpy()
+                out[:, columns] += settings.variation * g[:, None] * spread * y
+        out = np.clip(mean + (out - mean) * reach(voice), LOWEST, HIGHEST)
+        out[:, locked] = 0.0
+        out[asked == 0] = 0.0
+        return out
+
+    def mean_change(self, voice: Voice, track: Floats, residuals: Floats) -> Floats:
+        """mu (T, 28): the directions alone."""
+        if self.directions is None:
+            msg = "voice model: it has no directions; load it with VoicePipeline.load"
+            raise VoiceModelError(msg)
+        mean = self.directions.edit(voice.parts, voice.contour, track, residuals)
+        mean[~voice.inside, STRETCH] = 0.0
+        return mean
+
+    def _denoise(
+        self,
+        model: VoiceDenoiser,
+        noise: Tensor,
+        voice: Voice,
+        prior: Floats,
+        condition: NDArray[np.float32],
+        away: NDArray[np.float32] | None,
+        settings: Sampling,
+        on_step: Callable[[int], None] | None,
+    ) -> Floats:
+        """y (T, channels) in spreads."""
+        device, dtype = model.device, model.dtype
+        features, mean, told = (
+            torch.as_tensor(np.asarray(x, dtype=np.float32))
+            for x in (voice.features, prior, condition)
+        )
+        mean = mean / model.spread
+        branches = [(mean, told)]
+        weights = [1.0]
+        if settings.expressiveness != 1.0 or away is not None:
+            repel = settings.repel if away is not None else 0.0
+            branches.append((torch.zeros_like(mean), torch.zeros_like(told)))
+            weights = [settings.expressiveness, 1.0 - settings.expressiveness + repel]
+            if away is not None:
+                branches.append((torch.zeros_like(mean), torch.from_numpy(away)))
+                weights.append(-repel)
+        # A scheduler keeps the state of a run, and this pipeline may run twice at once.
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(settings.steps)
+        x = noise * scheduler.init_noise_sigma
+        windows = _windows(len(x))
+        for done, t in enumerate(scheduler.timesteps):
+            v, covered = torch.zeros_like(x), torch.zeros(len(x), 1)
+            for at in range(0, len(windows), WINDOWS_AT_ONCE):
+                some = windows[at : at + WINDOWS_AT_ONCE]
+                for (prior_, told_), weight in zip(branches, weights, strict=True):
+                    rows = [
+                        torch.stack([full[first:last] for first, last in some]).to(device, dtype)
+                        for full in (x, features, prior_, told_)
+                    ]
+                    times = torch.full((len(some),), float(t), device=device)
+                    found = model(rows[0], times, *rows[1:]).float().cpu()
+                    for (first, last), part in zip(some, found, strict=True):
+                        fade = _fade(last - first, first > 0, last < len(x))
+                        v[first:last] += weight * fade * part
+                for first, last in some:
+                    covered[first:last] += _fade(last - first, first > 0, last < len(x))
+            x = scheduler.step(v / covered, t, x, return_dict=False)[0]
+            if on_step is not None:
+                on_step(done + 1)
+        return np.asarray(x.clamp(-FARTHEST, FARTHEST).double().numpy())
+
+
+def reach(voice: Voice) -> Floats:
+    """(T, 28) 0..1 where a sample may differ from the mean change: not in silence, which no pair
+    of recordings tells anything about; stretch also in the pauses between phrases."""
+    said = 1.0 - voice.parts[:, PARTS.index("silent")]
+    out = np.repeat(said[:, None], len(TARGETS), axis=1)
+    out[:, STRETCH] = voice.inside
+    return out
+
+
+def _windows(frames: int) -> list[tuple[int, int]]:
+    """Equal windows over all frames, at least OVERLAP in common; one where one is enough."""
+    if frames <= WINDOW:
+        return [(0, frames)]
+    count = -(-(frames - OVERLAP) // (WINDOW - OVERLAP))
+    starts = np.linspace(0, frames - WINDOW, count).round().astype(int).tolist()
+    return [(first, first + WINDOW) for first in starts]
+
+
+def _fade(length: int, before: bool, after: bool) -> Tensor:
+    """(length, 1) weights of a window: 1, sloping to the sides where another one lies."""
+    out = torch.ones(length, 1)
+    slope = ((torch.arange(OVERLAP) + 0.5) / OVERLAP)[:, None]
+    if before:
+        out[:OVERLAP] *= slope
+    if after:
+        out[-OVERLAP:] *= slope.flip(0)
+    return out
+
+
+def _rows(name: str, values: Any, frames: int, width: int) -> Floats:
+    rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if rows.ndim != 2 or rows.shape[1] != width or len(rows) not in (1, frames):
+        msg = f"{name}: need ({frames}, {width}) or ({width},), received {np.shape(values)}"
+        raise VoiceModelError(msg)
+    if not np.isfinite(rows).all():
+        msg = f"{name}: must be finite numbers; check the emotion it was made from"
+        raise VoiceModelError(msg)
+    return np.repeat(rows, frames, axis=0) if len(rows) != frames else rows

@@ -1,0 +1,559 @@
+"""Parallel recordings as changes per frame: what one take does differently from another.
+
+EmoDB (Burkhardt et al. 2005, CC0): ten people say ten sentences in seven emotions. Two takes of one
+person and sentence are aligned by dynamic time warping of mel-cepstra (Sakoe & Chiba 1978) that is
+drawn to the phone labels where both have them, and read along the path: semitones, level, stretch,
+envelope bands, breath (adapters/voice_emotion.py). Every ordered pair is used: neutral to emotion,
+back, between emotions, and between takes of the same emotion, whose change should be none.
+
+Recording levels were adjusted take by take, so level differences have no mean here; the cue table
+gives it. Two people and two sentences are held out everywhere. The same command fits the emotions'
+directions. It deliberately does not know the model that learns from the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.emotion import CORE
+from adapters.files import replacing
+from adapters.voice_analysis import BAND_CENTRES, HOP, RATE, analyse
+from adapters.voice_emotion import (
+    BAND,
+    BREATH,
+    DIRECTIONS,
+    ENERGY,
+    PARTS,
+    SEMITONES,
+    STRETCH,
+    TARGETS,
+    Difference,
+    VoiceDirections,
+    contours,
+    cue_table,
+    fit,
+    frame_parts,
+    phrases,
+)
+from pipelines.media_sound import load_sound
+
+Floats = NDArray[np.float64]
+
+HELD_SPEAKERS = ("emodb_12", "emodb_16")
+HELD_SENTENCES = ("a07", "b09")
+NAMES = {
+    "angry": "anger",
+    "bored": "boredom",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happy": "happiness",
+    "sad": "sadness",
+    "neutral": "neutral",
+}
+CEPSTRA = 13
+ANCHOR_SECONDS = 0.06  # off the phone labels costs as much as the mean distance of two frames
+STRETCH_FRAMES = 4.0  # sd of the smoothing of the path before its slope is read: 64 ms, a phone
+VALUE_FRAMES = 1.5  # the same for what is read along it: 24 ms
+MOST_DB = 15.0
+OCTAVE = 9.0  # semitones off the pair's median that one of the two trackings is wrong by
+SHORTEST = 30  # frames with known pitch; a pair with fewer says nothing
+CLARITY = (0.5, 1.6)  # least and most of the emotion's mean that one take is taken for
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A recording with its analysis (T frames of 16 ms) and its labels.
+
+    f0, energy, breath: (T,). bands: (T, 24). speech: (T,) bool. cepstra: (T, 13). phones: (end in
+    seconds, label) in order, may be empty. emotion: a core emotion or "neutral".
+    """
+
+    name: str
+    speaker: str
+    sentence: str
+    emotion: str
+    f0: NDArray[np.float32]
+    energy: NDArray[np.float32]
+    bands: NDArray[np.float32]
+    breath: NDArray[np.float32]
+    speech: NDArray[np.bool_]
+    cepstra: NDArray[np.float32]
+    phones: tuple[tuple[float, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.f0)
+
+    @property
+    def voiced(self) -> NDArray[np.bool_]:
+        """(T,) has a pitch, within speech."""
+        return (self.f0 > 0) & self.speech
+
+    @property
+    def semitones(self) -> Floats:
+        """(T,) pitch re 1 Hz; 0 where unvoiced."""
+        return np.where(self.f0 > 0, 12 * np.log2(np.maximum(self.f0, 1.0)), 0.0)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no part of the training may see it."""
+        return self.speaker in HELD_SPEAKERS or self.sentence in HELD_SENTENCES
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two takes: values (T, 28) and known (T, 28) along the frames of `source`, see TARGETS.
+
+    pitch_range: standard deviation of the target's pitch over that of the source's.
+    """
+
+    source: Clip
+    target: Clip
+    values: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    pitch_range: float
+
+    def difference(self) -> Difference:
+        """As the directions are fitted on."""
+        clip = self.source
+        parts = frame_parts(clip.voiced, clip.speech, HOP / RATE)
+        contour = contours(clip.semitones, clip.voiced, clip.energy, clip.speech)
+        return Difference(
+            parts, contour, self.values.astype(np.float64), self.known, self.pitch_range
+        )
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def make_clip(
+    waveform: NDArray[np.float32],
+    rate: int,
+    *,
+    name: str,
+    speaker: str,
+    sentence: str,
+    emotion: str,
+    phones: Iterable[tuple[float, str]] = (),
+) -> Clip:
+    """Analyse one recording."""
+    found = analyse(waveform, rate)
+    return Clip(
+        name=name,
+        speaker=speaker,
+        sentence=sentence,
+        emotion=emotion,
+        f0=found.f0,
+        energy=found.energy,
+        bands=found.bands,
+        breath=found.breath,
+        speech=found.speech,
+        cepstra=_cepstra(found.mel),
+        phones=tuple((float(end), str(label)) for end, label in phones),
+    )
+
+
+def _cepstra(mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(T, 13) of log-mel (T, 80), by the orthonormal cosine transform, level first."""
+    count = mel.shape[1]
+    k = np.arange(CEPSTRA)[:, None]
+    basis = np.cos(np.pi * k * (np.arange(count) + 0.5) / count) * np.sqrt(2 / count)
+    return np.asarray(mel.astype(np.float64) @ basis.T, dtype=np.float32)
+
+
+def read_emodb(data: Path) -> list[Clip]:
+    """Every EmoDB clip of a folder with manifest.csv, emodb/ and emodb_phones.json."""
+    phones = json.loads((data / "emodb_phones.json").read_text(encoding="utf-8"))
+    with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["dataset"] == "EmoDB"]
+    clips = []
+    for row in rows:
+        sound = load_sound(data / row["path"])
+        name = Path(row["path"]).stem
+        clips.append(
+            make_clip(
+                sound.waveform,
+                sound.sample_rate,
+                name=name,
+                speaker=row["speaker"],
+                sentence=row["sentence_id"],
+                emotion=NAMES[row["emotion"]],
+                phones=phones.get(name, ()),
+            )
+        )
+    return clips
+
+
+def save_clips(path: Path, clips: Sequence[Clip]) -> None:
+    """Write clips to one npz file, whole or not at all."""
+    facts = [[c.name, c.speaker, c.sentence, c.emotion, list(c.phones)] for c in clips]
+    arrays = {
+        name: np.concatenate([getattr(clip, name) for clip in clips])
+        for name in ("f0", "energy", "bands", "breath", "speech", "cepstra")
+    }
+    lengths = np.array([len(clip) for clip in clips])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh, Path(fresh).open("wb") as file:
+        np.savez(file, lengths=lengths, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def load_clips(path: Path) -> list[Clip]:
+    """Read what `save_clips` wrote."""
+    with np.load(path, allow_pickle=False) as found:
+        ends = np.cumsum(found["lengths"])[:-1]
+        names = ("f0", "energy", "bands", "breath", "speech", "cepstra")
+        columns = {name: np.split(found[name], ends) for name in names}
+        facts = json.loads(str(found["facts"]))
+    return [
+        Clip(
+            *labels[:4],
+            **{name: rows[index] for name, rows in columns.items()},
+            phones=tuple((float(end), str(label)) for end, label in labels[4]),
+        )
+        for index, labels in enumerate(facts)
+    ]
+
+
+# Alignment ---------------------------------------------------------------------------------------
+
+
+def anchors(source: Clip, target: Clip) -> list[tuple[float, float]]:
+    """Moments (seconds, seconds) at which both takes end the same phone, in order.
+
+    The labels are narrow and differ between takes, so the phones are aligned by edit distance.
+    """
+    a, b = _phones(source), _phones(target)
+    if not a or not b:
+        return []
+    gap = 0.8
+    cost = np.zeros((len(a) + 1, len(b) + 1))
+    cost[:, 0], cost[0] = gap * np.arange(len(a) + 1), gap * np.arange(len(b) + 1)
+    for i, (_, x) in enumerate(a):
+        for j, (_, y) in enumerate(b):
+            here = (cost[i, j] + _unlike(x, y), cost[i, j + 1] + gap, cost[i + 1, j] + gap)
+            cost[i + 1, j + 1] = min(here)
+    found = []
+    i, j = len(a), len(b)
+    while i and j:
+        if np.isclose(cost[i, j], cost[i - 1, j - 1] + _unlike(a[i - 1][1], b[j - 1][1])):
+            if _unlike(a[i - 1][1], b[j - 1][1]) < 0.5:
+                found.append((a[i - 1][0], b[j - 1][0]))
+            i, j = i - 1, j - 1
+        elif np.isclose(cost[i, j], cost[i - 1, j] + gap):
+            i -= 1
+        else:
+            j -= 1
+    return found[::-1]
+
+
+def _phones(clip: Clip) -> list[tuple[float, str]]:
+    """(end, phone) without diacritics (+x, -x); closure, burst and aspiration are one phone."""
+    out: list[tuple[float, str]] = []
+    for end, label in clip.phones:
+        phone = label.lstrip("_!").removesuffix("asp").rstrip("0123456789") or label
+        if label[0] in "+-" and len(label) > 1:
+            phone = out[-1][1] if out else "."
+        if out and out[-1][1] == phone:
+            out[-1] = (end, phone)
+        else:
+            out.append((end, phone))
+    return out
+
+
+_VOWELS = set("aeiouyAEIOUY@296&Q")
+_TWINS = ({"t", "d"}, {"p", "b"}, {"k", "g"}, {"s", "z"}, {"S", "Z"}, {"f", "v"}, {"C", "x"})
+
+
+def _unlike(x: str, y: str) -> float:
+    """0 the same phone .. 1.2 another kind."""
+    if x == y:
+        return 0.0
+    if {x, y} in _TWINS:
+        return 0.2
+    if x[:1] in _VOWELS and y[:1] in _VOWELS:
+        return 0.4 if x[:1].lower() == y[:1].lower() else 0.6
+    return 1.2
+
+
+def align(source: Clip, target: Clip) -> Floats:
+    """Frame of the target, with fraction, for each frame of the source: float64 (T,), rising."""
+    cost = _distances(_normal(source), _normal(target))
+    marks = anchors(source, target)
+    if marks:
+        hop = HOP / RATE
+        ends = ((len(source) - 1) * hop, (len(target) - 1) * hop)
+        knots = [(0.0, 0.0), *(m for m in marks if m[0] < ends[0] and m[1] < ends[1]), ends]
+        x, y = np.array(knots).T
+        expected = np.interp(np.arange(len(source)) * hop, x, y)
+        off = np.abs(np.arange(len(target)) * hop - expected[:, None]) / ANCHOR_SECONDS
+        cost = cost + cost.mean() * np.minimum(off, 4.0)
+    path = _warp(cost)
+    at = np.bincount(path[:, 0], weights=path[:, 1]) / np.bincount(path[:, 0])
+    return np.maximum.accumulate(at)
+
+
+def _normal(clip: Clip) -> Floats:
+    """Cepstra (T, 13) standardised over speech; level counts little, since it is free."""
+    rows = clip.cepstra.astype(np.float64)
+    said = rows[clip.speech] if clip.speech.any() else rows
+    out = (rows - said.mean(axis=0)) / np.maximum(said.std(axis=0), 1e-3)
+    out[:, 0] *= 0.5
+    return np.asarray(out)
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
+
+
+def _warp(cost: Floats) -> NDArray[np.intp]:
+    """Cheapest monotone path (n, 2) through cost (S, T), steps of one; diagonal steps cost twice.
+
+    Computed along anti-diagonals, so that one pair takes some ten milliseconds.
+    """
+    rows, columns = cost.shape
+    total = np.full((rows + 1, columns + 1), np.inf)
+    total[0, 0] = 0.0
+    for d in range(rows + columns - 1):
+        i = np.arange(max(0, d - columns + 1), min(rows, d + 1))
+        j = d - i
+        before = np.minimum(total[i, j] + cost[i, j], np.minimum(total[i, j + 1], total[i + 1, j]))
+        total[i + 1, j + 1] = before + cost[i, j]
+    i, j = rows, columns
+    path = []
+    while i and j:
+        path.append((i - 1, j - 1))
+        here = cost[i - 1, j - 1]
+        steps = (total[i - 1, j - 1] + here, total[i - 1, j], total[i, j - 1])
+        step = int(np.argmin(steps))
+        i, j = i - (step != 2), j - (step != 1)
+    return np.array(path[::-1], dtype=np.intp)
+
+
+def smooth(rows: Floats, frames: float) -> Floats:
+    """(T, ...) Gaussian of `frames` standard deviation along time; the ends are held."""
+    half = int(np.ceil(3 * frames))
+    taps = np.exp(-0.5 * (np.arange(-half, half + 1) / frames) ** 2)
+    padded = np.pad(rows, [(half, half)] + [(0, 0)] * (rows.ndim - 1), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)
+    return np.asarray(windows @ (taps / taps.sum()))
+
+
+def make_pair(source: Clip, target: Clip) -> Pair | None:
+    """The change from one take to another; None where too little of them has a pitch in both."""
+    tau = align(source, target)
+    near = np.clip(np.rint(tau).astype(np.intp), 0, len(target) - 1)
+    values = np.zeros((len(source), len(TARGETS)))
+    known = np.zeros(values.shape, dtype=bool)
+    said = source.speech & target.speech[near]
+    tone = source.voiced & target.voiced[near]
+    if tone.sum() < SHORTEST:
+        return None
+    pitch = _between(target.semitones, target.voiced, tau) - source.semitones
+    middle = float(np.median(pitch[tone]))
+    sure = tone & (np.abs(pitch - middle) < OCTAVE)
+    if sure.sum() < SHORTEST:
+        return None
+    frames = np.arange(len(source))
+    values[:, SEMITONES] = np.interp(frames, frames[sure], pitch[sure])
+    known[:, SEMITONES] = sure
+    level = _at(target.energy, tau) - source.energy
+    values[:, ENERGY] = np.where(said, level - level[said].mean(), 0.0)
+    values[:, BAND] = np.where(said[:, None], _at(target.bands, tau) - source.bands, 0.0)
+    noise = _between(target.breath, target.voiced, tau) - source.breath
+    values[:, BREATH] = np.interp(frames, frames[tone], noise[tone])
+    values = smooth(np.clip(values, -MOST_DB, MOST_DB), VALUE_FRAMES)
+    known[:, ENERGY], known[:, BAND], known[:, BREATH] = said, said[:, None], tone
+    first, last = _span(source)
+    tau = _ends_in_speech(tau, source, target)
+    slope = np.gradient(smooth(tau, STRETCH_FRAMES))
+    values[:, STRETCH] = np.log(np.clip(slope, 0.2, 5.0))
+    known[first:last, STRETCH] = True
+    spread = _range(target.semitones[target.voiced]) / _range(source.semitones[source.voiced])
+    return Pair(source, target, values.astype(np.float32), known, float(spread))
+
+
+def _range(semitones: Floats) -> float:
+    """Spread of a pitch contour without its extremes: half the 10-90 % range, at least .3."""
+    low, high = np.percentile(semitones, (10, 90))
+    return max(0.3, float(high - low) / 2)
+
+
+def _span(clip: Clip) -> tuple[int, int]:
+    runs = phrases(clip.speech, HOP / RATE)
+    return (runs[0][0], runs[-1][1]) if runs else (0, 0)
+
+
+def _ends_in_speech(tau: Floats, source: Clip, target: Clip) -> Floats:
+    """The path with its ends from speech to speech, going on at the source's own pace outside."""
+    (first, last), (begin, end) = _span(source), _span(target)
+    out = np.clip(tau, begin, max(begin, end - 1))
+    out[:first] = out[first] - np.arange(first, 0, -1)
+    out[last:] = out[last - 1] + np.arange(1, len(out) - last + 1)
+    return out
+
+
+def _at(rows: NDArray[np.float32], tau: Floats) -> Floats:
+    low = np.clip(np.floor(tau).astype(np.intp), 0, len(rows) - 1)
+    high = np.minimum(low + 1, len(rows) - 1)
+    share = (tau - low).reshape(-1, *(1,) * (rows.ndim - 1))
+    return np.asarray((1 - share) * rows[low] + share * rows[high], dtype=np.float64)
+
+
+def _between(values: Floats | NDArray[np.float32], where: NDArray[np.bool_], tau: Floats) -> Floats:
+    at = np.flatnonzero(where)
+    return np.interp(tau, at, np.asarray(values, dtype=np.float64)[at])
+
+
+# Sets --------------------------------------------------------------------------------------------
+
+
+def make_pairs(clips: Sequence[Clip]) -> list[Pair]:
+    """Every ordered pair of different takes of one person and sentence."""
+    cells: dict[tuple[str, str], list[Clip]] = {}
+    for clip in clips:
+        cells.setdefault((clip.speaker, clip.sentence), []).append(clip)
+    made = (make_pair(a, b) for cell in cells.values() for a in cell for b in cell if a is not b)
+    return [pair for pair in made if pair is not None]
+
+
+def save_pairs(path: Path, pairs: Sequence[Pair], clips: Sequence[Clip]) -> None:
+    """Write what alignment found to one npz file; the clips stay in theirs."""
+    index = {clip.name: k for k, clip in enumerate(clips)}
+    with replacing(path) as fresh, Path(fresh).open("wb") as file:
+        np.savez(
+            file,
+            source=np.array([index[pair.source.name] for pair in pairs]),
+            target=np.array([index[pair.target.name] for pair in pairs]),
+            pitch_range=np.array([pair.pitch_range for pair in pairs]),
+            values=np.concatenate([pair.values for pair in pairs]).astype(np.float16),
+            known=np.packbits(np.concatenate([pair.known for pair in pairs]), axis=1),
+        )
+
+
+def load_pairs(path: Path, clips: Sequence[Clip]) -> list[Pair]:
+    """Read what `save_pairs` wrote, given the same clips."""
+    with np.load(path, allow_pickle=False) as found:
+        sources = [clips[k] for k in found["source"]]
+        ends = np.cumsum([len(clip) for clip in sources])[:-1]
+        values = np.split(found["values"].astype(np.float32), ends)
+        flags = np.unpackbits(found["known"], axis=1, count=len(TARGETS)).astype(bool)
+        rows = zip(
+            sources,
+            [clips[k] for k in found["target"]],
+            values,
+            np.split(flags, ends),
+            found["pitch_range"].tolist(),
+            strict=True,
+        )
+        return [Pair(*row) for row in rows]
+
+
+def fit_directions(pairs: Sequence[Pair], *, held_out: bool = False) -> VoiceDirections:
+    """Directions from the neutral takes' pairs; with `held_out` those that training may not see."""
+    found: dict[str, list[Difference]] = {}
+    for pair in pairs:
+        if pair.source.emotion != "neutral" or pair.target.emotion == "neutral":
+            continue
+        if pair.source.held_out == held_out:
+            found.setdefault(pair.target.emotion, []).append(pair.difference())
+    counts = ", ".join(f"{name} {len(rows)}" for name, rows in sorted(found.items()))
+    about = (
+        f"EmoDB (Burkhardt et al. 2005, CC0), differences to neutral takes without speakers "
+        f"{', '.join(HELD_SPEAKERS)} and sentences {', '.join(HELD_SENTENCES)}: {counts}; counted "
+        f"as intensity {cue_table()['scale']['emodb_intensity']}. Level, and the other emotions: "
+        "voice_cues.json (" + "; ".join(cue_table()["sources"].values()) + ")."
+    )
+    return fit(found, BAND_CENTRES, about)
+
+
+def clarity(pairs: Sequence[Pair], directions: VoiceDirections) -> dict[str, float]:
+    """Clip name -> how strongly its emotion is played, as intensity; neutral clips are absent.
+
+    The mean change from the neutral takes is projected on the emotion's own (after EmoSphere-TTS,
+    Cho et al. 2024, where intensity is distance from neutral), each column in its spread over
+    pairs. 1 is the mean of the emotion; the result is within CLARITY, times what EmoDB counts as.
+    """
+    anchor = float(cue_table()["scale"]["emodb_intensity"])
+    own = [p for p in pairs if p.source.emotion == "neutral" and p.target.emotion != "neutral"]
+    if not own:
+        return {}
+    means = np.array([_mean(pair) for pair in own])
+    spread = np.maximum(means.std(axis=0), 1e-6)
+    labels = np.array([pair.target.emotion for pair in own])
+    found: dict[str, list[float]] = {}
+    for pair, mean in zip(own, means, strict=True):
+        axis = means[labels == pair.target.emotion].mean(axis=0) / spread
+        ratio = float(mean / spread @ axis / max(axis @ axis, 1e-9))
+        found.setdefault(pair.target.name, []).append(ratio)
+    return {
+        name: anchor * float(np.clip(np.mean(ratios), *CLARITY)) for name, ratios in found.items()
+    }
+
+
+def _mean(pair: Pair) -> Floats:
+    """(28,) over the known frames, energy left out."""
+    out = np.zeros(len(TARGETS))
+    for column in range(len(TARGETS)):
+        rows = pair.known[:, column]
+        if column != ENERGY and rows.any():
+            out[column] = pair.values[rows, column].mean()
+    return out
+
+
+def prepared(work: Path, data: Path | None = None) -> tuple[list[Clip], list[Pair]]:
+    """Clips and pairs from the cache in `work`; made from `data` where they are not there yet."""
+    clips_file, pairs_file = work / "clips.npz", work / "pairs.npz"
+    if not clips_file.is_file():
+        if data is None:
+            msg = f"pairs: {clips_file} does not exist; give --data, a folder with EmoDB"
+            raise FileNotFoundError(msg)
+        save_clips(clips_file, read_emodb(data))
+        pairs_file.unlink(missing_ok=True)
+    clips = load_clips(clips_file)
+    if not pairs_file.is_file():
+        save_pairs(pairs_file, make_pairs(clips), clips)
+    return clips, load_pairs(pairs_file, clips)
+
+
+def summary(directions: VoiceDirections, names: Mapping[str, Floats] | None = None) -> str:
+    """A table of the directions at intensity 1 in words: one line an emotion."""
+    lines = [f"{'':12s} pitch  range  stretch  tilt  breath  level   (intensity 1)"]
+    voiced = PARTS[:3]
+    high, low = directions.band_hz >= 1000, directions.band_hz < 1000
+    for index, name in enumerate(CORE):
+        D = np.mean([directions.bank.vectors[part][index].numpy() for part in voiced], axis=0)
+        tilt = D[BAND][high].mean() - D[BAND][low].mean()
+        lines.append(
+            f"{name:12s} {D[SEMITONES]:+5.2f}  {1 + D[-2]:5.2f}  {np.exp(D[STRETCH]):6.2f}  "
+            f"{tilt:+5.1f}  {D[BREATH]:+5.1f}  {D[ENERGY]:+5.1f}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Align EmoDB, fit the directions and write directions.safetensors."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, help="folder with manifest.csv and emodb/")
+    parser.add_argument("--work", type=Path, default=Path(".work/voice"), help="cache of pairs")
+    parser.add_argument("--out", type=Path, default=DIRECTIONS)
+    given = parser.parse_args(argv)
+    clips, pairs = prepared(given.work, given.data)
+    directions = fit_directions(pairs)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    directions.save(given.out)
+    print(f"{len(clips)} clips, {len(pairs)} ordered pairs")
+    print(summary(directions))
+    print("R2 of valence, arousal, dominance:", round(directions.bank.r_squared["tokens"], 2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
