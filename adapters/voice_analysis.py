@@ -91,7 +91,7 @@ class Analysis:
     @property
     def times(self) -> Floats:
         """(T,) seconds of the frames' centres."""
-        return np.arange(len(self)) * (HOP / RATE)
+        return np.asarray(np.arange(len(self)) * (HOP / RATE), dtype=np.float64)
 
     @property
     def voiced(self) -> Flags:
