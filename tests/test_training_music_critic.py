@@ -210,13 +210,13 @@ def test_five_cues_split_the_corners() -> None:
     assert recipe.five_cues(x).argmax(1).tolist() == [0, 1, 2, 3]
 
 
-def test_best_of_eight_finds_the_asked_quadrant(corpus: np.ndarray) -> None:
+def test_best_of_twelve_finds_the_asked_quadrant(corpus: np.ndarray) -> None:
     critic = fit.fit_critic(fit.load_anchors(), corpus)
     rng = np.random.default_rng(5)
     quadrants = rng.integers(0, 4, 120)
     z = 1.5 * SIGNS[quadrants] @ critic.model.loadings.T
     x = critic.model.centre + critic.model.scale * (z + rng.normal(0, 0.3, z.shape))
-    found = recipe.reranking(critic, x, quadrants, draws=60)
+    found = recipe.reranking(critic, x, quadrants, draws=60, of=12)
     assert found["asked_quadrant"] > 0.6
     assert found["chance"] == 0.25
 
