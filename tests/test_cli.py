@@ -32,7 +32,7 @@ from studio.grid import emotion_names, level_values
 from studio.options import with_params
 from studio.remake import chosen_params
 from studio.run import params_of, portable
-from tests.tiny import tiny_folder
+from tests.tiny import tiny_composer, tiny_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--steps", "2"]
@@ -116,11 +116,15 @@ def test_help_show_and_mistakes_load_nothing_heavy(take: Take) -> None:
     (light, *rest) = fresh(
         ["--help"],
         ["make", "image", "--help"],
+        ["make", "music", "--help"],
+        ["grid", "music", "--help"],
         ["remake", "--help"],
         ["models", "list"],
         ["show", str(take.path)],
         ["make", "image", "a lake", "-e", "sadnes"],
         ["make", "image", "a lake", "-b", "image-tyni"],
+        ["make", "music", "--title", "a lake", "-e", "sadnes"],
+        ["make", "music", "--title", "a lake", "--continue", str(take.path)],
     )
     assert light == (["--help"], 0, []), "not even numpy"
     for command, code, heavy in rest:
@@ -134,8 +138,9 @@ def test_every_verb_answers_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Usage" in capsys.readouterr().out
 
 
-def test_every_knob_is_an_option() -> None:
-    """One option a field: a knob that is added to ImageParams appears without a change here."""
+@pytest.mark.parametrize("modality", ["image", "music"])
+def test_every_knob_is_an_option(modality: str) -> None:
+    """One option a field: a knob that is added to a modality appears without a change here."""
     import dataclasses
 
     seen: dict[str, Any] = {}
@@ -144,14 +149,25 @@ def test_every_knob_is_an_option() -> None:
         seen.update(params)
         return 0
 
-    kind = params_of("image")
+    kind = params_of(modality)
     command = with_params(verb, kind)
     names = {field.name for field in dataclasses.fields(kind)}
     assert names <= set(command.__annotations__)
     command(**dict.fromkeys(names), prompt="x")
     assert seen == {}, "what was not given must not become part of the request"
-    command(**{**dict.fromkeys(names), "steps": 3}, prompt="x")
-    assert seen == {"steps": 3}
+    one = "steps" if modality == "image" else "seconds"
+    command(**{**dict.fromkeys(names), one: 3}, prompt="x")
+    assert seen == {one: 3}
+
+
+def test_knobs_of_several_modalities_are_one_option_each() -> None:
+    import dataclasses
+
+    kinds = [params_of(modality) for modality in ("image", "music")]
+    command = with_params(lambda *, params: 0, *kinds, panels=["Picture", "Music"])
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    assert set(command.__annotations__) == set(names)
+    assert len(set(names)) < len(names), "some names are shared, and that must not clash"
 
 
 # Bad input: one line, exit 2, nothing started ---------------------------------------------------
@@ -612,6 +628,8 @@ def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = {row["name"] for row in rows}
     assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
+    assert "music-tiny" in names
+    assert {row["modality"] for row in rows} == {"image", "music"}
     assert all(row["licence"] for row in rows)
 
 
@@ -628,7 +646,9 @@ def test_a_demo_without_pictures_fails_and_draws_no_sheet(
 
     hook = register_module_forward_pre_hook(full)
     try:
-        assert run(["demo", "--out", str(tmp_path), "-b", str(weights), *FAST]) == 1
+        # a composer that is not here: the demo then goes without music
+        arguments = ["demo", "--out", str(tmp_path / "out"), "-b", str(weights)]
+        assert run([*arguments, "--composer", str(tmp_path), *FAST]) == 1
     finally:
         hook.remove()
     assert "does not fit" in capsys.readouterr().err
@@ -639,10 +659,13 @@ def test_demo_prints_a_page_whose_pictures_are_there(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(["demo", "--out", str(out), "-b", str(weights), *FAST]) == 0
+    composer = tiny_composer(tmp_path / "composer")
+    arguments = ["demo", "--out", str(out), "-b", str(weights), "--composer", str(composer)]
+    assert run([*arguments, *FAST]) == 0
     page = Path(capsys.readouterr().out.strip())
     links = re.findall(r'src="([^"]+)"', page.read_text(encoding="utf-8"))
     assert all((page.parent / link).is_file() for link in links)
+    assert sum(link.endswith(".wav") for link in links) == 4, "three pieces, one played again"
     assert sum("-grid-" in link for link in links) == 1
     assert sum(link.startswith("inputs/") for link in links) == 4, "two photos, two moods each"
     assert len(links) > 15

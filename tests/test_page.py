@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from adapters.emotion import CORE, EmotionTimeline
+from pipelines.media import encode_image
 from pipelines.take import Request, Take, write_take
 from studio.page import (
     COLOURS,
@@ -116,6 +117,53 @@ def test_names_with_spaces_and_signs_are_linked(tmp_path: Path) -> None:
     card = Card(picture, "p", "neutral", {}, (), (), "c")
     text = render([Section("s", cards=(card,), figures=(Figure(picture, "c", "a"),))], tmp_path)
     assert text.count('src="100%25%20a%23b%3F.png"') == 2
+
+
+def music_take(out: Path, emotion: str = "0s awe .8; 5s fear .4", title: str = "") -> Take:
+    """A finished take of music with its two companions; the page does not open them."""
+    asked = {**dict.fromkeys(CORE, 0.0), "neutral": 0.4, "awe": 0.4, "fear": 0.2}
+    reading = {"asked": asked, "critic": {"intensities": dict.fromkeys(CORE, 0.1)}}
+    request = Request("music", title, EmotionTimeline.parse(emotion), 7, "music-tiny")
+    roll = Image.new("RGB", (16, 9))
+    return write_take(
+        request,
+        b"MThd",
+        out,
+        reading=reading,
+        ext="mid",
+        companions={"wav": b"RIFF", "png": lambda texts: encode_image(roll, "png", texts)},
+    )
+
+
+def test_music_can_be_seen_and_played(tmp_path: Path) -> None:
+    take = music_take(tmp_path, title=HOSTILE)
+    page = Tags(render(sections_of([take, make_take(tmp_path)]), tmp_path))
+    (audio,) = [attributes for tag, attributes in page.tags if tag == "audio"]
+    assert "controls" in audio
+    assert audio["preload"] == "none", "a page of a hundred pieces must open at once"
+    assert (tmp_path / str(audio["src"])).suffix == ".wav"
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert (tmp_path / str(images[0]["src"])) == take.path.with_suffix(".png")
+    policy = next(str(a["content"]) for tag, a in page.tags if "content" in a and "src" in str(a))
+    assert "media-src 'self' file:" in policy
+    assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_a_course_of_emotions_shows_what_was_asked_on_average(tmp_path: Path) -> None:
+    card = card_of(music_take(tmp_path))
+    assert card.asked == {"awe": 0.4, "fear": 0.2}
+    assert card.dominant == "awe"
+    (section,) = sections_of([music_take(tmp_path)])
+    assert section.title == "Music", "a piece needs no title"
+
+
+def test_notes_without_their_companions_are_still_a_card(tmp_path: Path) -> None:
+    take = music_take(tmp_path)
+    for path in take.companions:
+        path.unlink()
+    page = Tags(render(sections_of([take]), tmp_path))
+    assert {"audio", "img"} & {tag for tag, _ in page.tags} == set()
+    assert page.open == []
 
 
 def test_an_empty_page_says_so(tmp_path: Path) -> None:
