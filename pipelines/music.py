@@ -343,7 +343,7 @@ def check_here(row: Backbone, *, offline: bool | None = None) -> None:
 
 
 def _check_soundfont(path: Path | None) -> None:
-    """Refuse a file that is no SoundFont 2 by its first bytes."""
+    """Refuse what is no SoundFont 2 by its first bytes, and one that nothing here can play."""
     if path is None:
         return
     with path.open("rb") as file:
@@ -351,3 +351,7 @@ def _check_soundfont(path: Path | None) -> None:
     if head[:4] != b"RIFF" or head[8:12] != b"sfbk":
         msg = f"soundfont: {path.name} is no SoundFont 2 file (.sf2); give another or leave it out"
         raise ParamError(msg)
+    from adapters.piece import Piece
+    from pipelines.piano import render
+
+    render(Piece.of([0.0], [0.1], [60]), seconds=0.01, soundfont=path)

@@ -168,6 +168,7 @@ def spoiled(folder: Path) -> dict[str, Path]:
     five = Piece.of(np.arange(20) * 1.0, 1.0, 60, beats_per_bar=5.0)
     write("five", encode_midi(five, {}))
     write("font", b"RIFF\x00\x00\x00\x00WAVE")
+    write("hollow", b"RIFF\x04\x00\x00\x00sfbk")
     return found
 
 
@@ -213,6 +214,8 @@ BAD = {
         ["rythm", "rhythm"],
     ),
     "no soundfont": (["--soundfont", "{font}"], [".sf2"]),
+    # Whether no library is here to play it or one refuses it: before anything is composed.
+    "unplayable soundfont": (["--soundfont", "{hollow}"], ["soundfont"]),
 }
 
 
