@@ -67,8 +67,11 @@ def lora(
         msg = f"backbone: {row.name} is not on this machine; give a folder"
         raise ValueError(msg)
     quiet_libraries(offline=True)
+    import torch
+
     from training.music_lora import Settings, train_style
 
+    torch.set_flush_denormal(True)  # tiny moments and gradients run an order slower on a CPU
     settings = Settings(steps=steps, minutes=minutes, rank=rank, rate=rate, seed=seed)
     # Recipes echo their log to stdout; here stdout is for the result alone.
     with contextlib.redirect_stdout(sys.stderr):
