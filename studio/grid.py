@@ -200,14 +200,14 @@ def write_sheet(
         found[:spare] + found[spare + row * levels : spare + (row + 1) * levels]
         for row in range(len(names))
     ]
-    columns = (["neutral"] if spare else []) + [f"{level:g}" for level in level_values(levels)]
+    columns = (["neutral"] if spare else []) + [f"{level:.2g}" for level in level_values(levels)]
     first = requests[0]
     sheet = contact_sheet(
         rows,
         list(names),
         columns,
-        title=first.prompt or first.modality,
-        subtitle=f"{first.backbone}, seed {first.seed}",
+        title=first.prompt or first.modality.capitalize(),
+        subtitle=f"{Path(first.backbone).name}, seed {first.seed}",
     )
     folder = takes[0].path.parent if takes else out
     path = folder / f"{first.key[:8]}-grid-{len(names)}x{levels}.png"

@@ -154,15 +154,19 @@ def _numbers(values: object, count: int) -> list[float] | None:
 def card_of(take: Take) -> Card:
     """The card of a take, all of it from the take itself."""
     request = take.request
-    facts = [f"seed {request.seed}"]
+    music = request.modality == "music"
+    given = [name for name in ("recolour", "onto") if music and name in request.inputs]
+    facts = [f"{request.inputs[given[0]].name}, played again"] if given else []
+    if not given:  # what is played again has no seed and needs no model
+        facts.append(f"seed {request.seed}")
     if take.seconds:
         facts.append(f"{take.seconds:.1f} s")
-    facts.append(str(request.backbone))
+    if not given:
+        facts.append(Path(request.backbone).name if music else str(request.backbone))
     chosen = take.chosen or {}
     if isinstance(chosen, Mapping) and chosen.get("of"):
         facts.append(f"best of {chosen['of']}")
     before = request.inputs.get("init")
-    music = request.modality == "music"
     path = Path(take.path)
     return Card(
         picture=path.with_suffix(".png") if music else path,
