@@ -155,14 +155,14 @@ class VoiceDirections:
 
     bank: vectors[part] (12, 30) in the units of TARGETS and, for the range terms, factor - 1;
         W[part] (3, 30).
-    pitch_excess: float64 (12,) semitones that were taken off the measured pitch at intensity 1, so
-        that it does not pass the most of the cue table; 0 where nothing was.
+    excess: float64 (12, 28) what was taken off the measured means at intensity 1: pitch beyond the
+        most of the cue table, tilt that differs from it, level; 0 where nothing was.
     band_hz: float64 (24,) centre frequencies of the bands.
     sources: what the figures were measured on, for cards and reports.
     """
 
     bank: DirectionBank
-    pitch_excess: Floats
+    excess: Floats
     band_hz: Floats
     sources: str = ""
 
@@ -185,7 +185,7 @@ class VoiceDirections:
         try:
             bank = DirectionBank.load(file)
             with safe_open(str(file), framework="numpy") as opened:
-                excess = opened.get_tensor("pitch_excess").astype(np.float64)
+                excess = opened.get_tensor("excess").astype(np.float64)
                 hz = opened.get_tensor("band_hz").astype(np.float64)
                 facts = json.loads((opened.metadata() or {})["affect"])["voice"]
             right = tuple(facts["targets"]) == TARGETS and bank.family == FAMILY
@@ -208,7 +208,7 @@ class VoiceDirections:
         tensors = {f"D.{name}": np.ascontiguousarray(D) for name, D in self.bank.vectors.items()}
         tensors |= {f"W.{name}": np.ascontiguousarray(W) for name, W in self.bank.W.items()}
         tensors |= {
-            "pitch_excess": np.ascontiguousarray(self.pitch_excess),
+            "excess": np.ascontiguousarray(self.excess),
             "band_hz": np.ascontiguousarray(self.band_hz),
         }
         voice = {"targets": list(TARGETS), "sources": self.sources}
@@ -278,15 +278,15 @@ class Difference:
     """One recording against another of the same person and sentence, frame by frame of the first.
 
     parts: (T, 7). contour: (T, 2) of the first. values: (T, 28), columns TARGETS; energy has mean
-    0 over speech. known: (T, 28) where values could be measured. pitch_range: standard deviation of
-    the second's pitch over that of the first.
+    0 over speech. known: (T, 28) where values could be measured. weight: (T,) of each frame in
+    means, such as its amplitude.
     """
 
     parts: Floats
     contour: Floats
     values: Floats
     known: Flags
-    pitch_range: float
+    weight: Floats
 
 
 def cue_table() -> dict[str, Any]:
@@ -297,9 +297,15 @@ def cue_table() -> dict[str, Any]:
 
 def tilt_shape(band_hz: ArrayLike) -> Floats:
     """(24,) dB per dB of alpha ratio: a smooth step at 1 kHz, one octave wide, of mean 0."""
-    octaves = np.log2(np.maximum(np.asarray(band_hz, dtype=np.float64), 1.0) / 1000.0)
-    step = 0.5 * np.tanh(octaves)
-    return np.asarray(step - step.mean())
+    hz = np.asarray(band_hz, dtype=np.float64)
+    step = np.tanh(np.log2(np.maximum(hz, 1.0) / 1000.0))
+    return np.asarray((step - step.mean()) / tilt_of(step, hz))
+
+
+def tilt_of(bands: ArrayLike, band_hz: ArrayLike) -> float:
+    """dB of 1 to 5 kHz over what lies below, the alpha ratio of a change of bands (24,)."""
+    hz, rows = np.asarray(band_hz, dtype=np.float64), np.asarray(bands, dtype=np.float64)
+    return float(rows[(hz >= 1000) & (hz <= 5000)].mean() - rows[hz < 1000].mean())
 
 
 def cue_directions(band_hz: ArrayLike, table: Mapping[str, Any] | None = None) -> dict[str, Floats]:
@@ -324,37 +330,41 @@ def cue_directions(band_hz: ArrayLike, table: Mapping[str, Any] | None = None) -
 
 
 def measured_directions(
-    differences: Mapping[str, Sequence[Difference]], table: Mapping[str, Any] | None = None
+    differences: Mapping[str, Sequence[Difference]],
+    band_hz: ArrayLike,
+    table: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Floats], Floats]:
-    """Directions (12, 30) by part with what was measured put in place of cues, and what was taken
-    off their pitch.
+    """Directions (12, 30) by part with what was measured put in place of cues, and the excess.
 
-    Every pair weighs the same. The range of the pitch is matched by its spread, not regressed: the
-    alignment is never exact, and regression would then make every voice flatter. The rest is the
-    least-squares mean of each part. Both are divided by the intensity that acted speech counts as.
+    Measured are the least-squares means of each part, every pair weighing the same, divided by the
+    intensity that acted speech counts as. Three things stay with the table: level, which recordings
+    lost; the range of pitch, which regression on an alignment that is never exact makes too narrow;
+    and the tilt, since a mean of decibels over frames is ruled by weak and creaky ones, where
+    listeners hear the strong (the table's was measured on long-term spectra).
     """
     table = table or cue_table()
     anchor, most = table["scale"]["emodb_intensity"], table["scale"]["most_pitch"]
-    rows = table["emotions"]
+    shape = tilt_shape(band_hz)
     out = {part: np.zeros((len(CORE), WIDTH)) for part in PARTS}
-    excess = np.zeros(len(CORE))
+    excess = np.zeros((len(CORE), len(TARGETS)))
     for name, pairs in differences.items():
-        index = CORE.index(name)
-        ranges = math.exp(float(np.mean([math.log(pair.pitch_range) for pair in pairs]))) - 1.0
-        found = _part_means(pairs, ranges) / anchor
-        # The mean over voiced frames is what the scale is about, not the loudest part.
+        index, row = CORE.index(name), table["emotions"][name]
+        found = _part_means(pairs, anchor * (row["range"] - 1.0)) / anchor
         share = np.sum([pair.parts[:, :3].sum(axis=0) for pair in pairs], axis=0)
-        mean_pitch = float(found[:3, SEMITONES] @ share / share.sum())
-        excess[index] = mean_pitch - float(np.clip(mean_pitch, -most, most))
-        found[:, SEMITONES] -= excess[index]
+        voiced = share / share.sum() @ found[:3]
+        pitch = float(voiced[SEMITONES])
+        excess[index, SEMITONES] = pitch - float(np.clip(pitch, -most, most))
+        excess[index, BAND] = (tilt_of(voiced[BAND], band_hz) - row["tilt"]) * shape
+        excess[index, ENERGY] = voiced[ENERGY]  # level is that of the voice, whatever is unvoiced
+        found -= excess[index]
         found[3:6, SEMITONES] = found[:3, SEMITONES]  # no voice, no pitch: as their neighbours
+        found[:-1, ENERGY] += row["level"]
         found[-1, [SEMITONES, BREATH, ENERGY]] = 0.0
         found[-1, BAND] = 0.0
-        found[:-1, ENERGY] += rows[name]["level"]
         for k, part in enumerate(PARTS):
             out[part][index, : len(TARGETS)] = found[k]
             if part != SILENT:
-                out[part][index, -2:] = ranges / anchor, rows[name]["dynamics"] - 1.0
+                out[part][index, -2:] = row["range"] - 1.0, row["dynamics"] - 1.0
     return out, excess
 
 
@@ -363,22 +373,34 @@ def _part_means(pairs: Sequence[Difference], ranges: float) -> Floats:
     A = np.concatenate([pair.parts for pair in pairs])
     values = np.concatenate([pair.values for pair in pairs])
     known = np.concatenate([pair.known for pair in pairs])
-    values = values.copy()
     values[:, SEMITONES] -= ranges * np.concatenate([pair.contour[:, 0] for pair in pairs])
-    weight = np.concatenate([np.full(len(pair.parts), 1.0 / len(pair.parts)) for pair in pairs])
+    even = np.concatenate([np.full(len(pair.parts), 1.0 / len(pair.parts)) for pair in pairs])
+    loud = np.concatenate([pair.weight / max(pair.weight.sum(), 1e-9) for pair in pairs])
     out = np.zeros((len(PARTS), len(TARGETS)))
     for column in range(len(TARGETS)):
         rows = known[:, column]
-        w = weight[rows, None]
-        present = A[rows].sum(axis=0) >= FEWEST_FRAMES
-        overall = float(np.average(values[rows, column], weights=w[:, 0])) if rows.any() else 0.0
+        if not rows.any():
+            continue
+        w = (even if column == STRETCH else loud)[rows]
+        y = values[rows, column]
+        if column == STRETCH:
+            # The whole must last as long as the takes did: the mean of the logarithms is shorter.
+            y = y + _shortfall(y, w)
+        overall = float(np.average(y, weights=w))
         out[:, column] = overall
+        present = A[rows].sum(axis=0) >= FEWEST_FRAMES
         if present.any():
-            B, y = A[rows][:, present], values[rows, column] - overall
+            B = A[rows][:, present]
             # A little ridge: neighbouring parts share frames.
-            G = B.T @ (w * B) + 1e-3 * w.sum() * np.eye(B.shape[1])
-            out[present, column] += np.linalg.solve(G, B.T @ (w[:, 0] * y))
+            G = B.T @ (w[:, None] * B) + 1e-3 * w.sum() * np.eye(B.shape[1])
+            out[present, column] += np.linalg.solve(G, B.T @ (w * (y - overall)))
     return out
+
+
+def _shortfall(stretch: Floats, weight: Floats) -> float:
+    """What the logarithm of the mean of exp(stretch) is above the mean of stretch."""
+    mean = math.log(float(np.average(np.exp(stretch), weights=weight)))
+    return mean - float(np.average(stretch, weights=weight))
 
 
 def fit(
@@ -395,7 +417,7 @@ def fit(
 
     table = cue_table()
     vectors = cue_directions(band_hz, table)
-    measured, excess = measured_directions(differences, table)
+    measured, excess = measured_directions(differences, band_hz, table)
     for name in differences:
         for part in PARTS:
             vectors[part][CORE.index(name)] = measured[part][CORE.index(name)]

@@ -337,11 +337,11 @@ class VoicePipeline(DiffusionPipeline):
         kept = {name: getattr(self, name).dtype for name in HEADS}
         try:
             for name in HEADS:
-                getattr(self, name).to(dtype)
+                nn.Module.to(getattr(self, name), dtype)  # diffusers' own warns of nothing
             self.save_pretrained(index)
         finally:
             for name in HEADS:
-                getattr(self, name).to(kept[name])
+                nn.Module.to(getattr(self, name), kept[name])
         if self.directions is not None:
             self.directions.save(index / DIRECTIONS)
         return index

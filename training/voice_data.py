@@ -42,13 +42,14 @@ from adapters.voice_emotion import (
     fit,
     frame_parts,
     phrases,
+    tilt_of,
 )
 from pipelines.media_sound import load_sound
 
 Floats = NDArray[np.float64]
 
 HELD_SPEAKERS = ("emodb_12", "emodb_16")
-HELD_SENTENCES = ("a07", "b09")
+HELD_SENTENCES = ("a07", "b10")
 NAMES = {
     "angry": "anger",
     "bored": "boredom",
@@ -64,6 +65,7 @@ STRETCH_FRAMES = 4.0  # sd of the smoothing of the path before its slope is read
 VALUE_FRAMES = 1.5  # the same for what is read along it: 24 ms
 MOST_DB = 15.0
 OCTAVE = 9.0  # semitones off the pair's median that one of the two trackings is wrong by
+FEWEST_QUIET = 6  # frames without speech that tell the noise of a recording: .1 s
 SHORTEST = 30  # frames with known pitch; a pair with fewer says nothing
 CLARITY = (0.5, 1.6)  # least and most of the emotion's mean that one take is taken for
 
@@ -109,25 +111,20 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two takes: values (T, 28) and known (T, 28) along the frames of `source`, see TARGETS.
-
-    pitch_range: standard deviation of the target's pitch over that of the source's.
-    """
+    """Two takes: values (T, 28) and known (T, 28) along the frames of `source`, see TARGETS."""
 
     source: Clip
     target: Clip
     values: NDArray[np.float32]
     known: NDArray[np.bool_]
-    pitch_range: float
 
     def difference(self) -> Difference:
         """As the directions are fitted on."""
         clip = self.source
         parts = frame_parts(clip.voiced, clip.speech, HOP / RATE)
         contour = contours(clip.semitones, clip.voiced, clip.energy, clip.speech)
-        return Difference(
-            parts, contour, self.values.astype(np.float64), self.known, self.pitch_range
-        )
+        values = self.values.astype(np.float64)
+        return Difference(parts, contour, values, self.known, loudness(clip))
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -366,7 +363,8 @@ def make_pair(source: Clip, target: Clip) -> Pair | None:
     known[:, SEMITONES] = sure
     level = _at(target.energy, tau) - source.energy
     values[:, ENERGY] = np.where(said, level - level[said].mean(), 0.0)
-    values[:, BAND] = np.where(said[:, None], _at(target.bands, tau) - source.bands, 0.0)
+    colour = _at(clean_bands(target), tau) - clean_bands(source)
+    values[:, BAND] = np.where(said[:, None], colour, 0.0)
     noise = _between(target.breath, target.voiced, tau) - source.breath
     values[:, BREATH] = np.interp(frames, frames[tone], noise[tone])
     values = smooth(np.clip(values, -MOST_DB, MOST_DB), VALUE_FRAMES)
@@ -376,14 +374,31 @@ def make_pair(source: Clip, target: Clip) -> Pair | None:
     slope = np.gradient(smooth(tau, STRETCH_FRAMES))
     values[:, STRETCH] = np.log(np.clip(slope, 0.2, 5.0))
     known[first:last, STRETCH] = True
-    spread = _range(target.semitones[target.voiced]) / _range(source.semitones[source.voiced])
-    return Pair(source, target, values.astype(np.float32), known, float(spread))
+    return Pair(source, target, values.astype(np.float32), known)
 
 
-def _range(semitones: Floats) -> float:
-    """Spread of a pitch contour without its extremes: half the 10-90 % range, at least .3."""
-    low, high = np.percentile(semitones, (10, 90))
-    return max(0.3, float(high - low) / 2)
+def loudness(clip: Clip) -> Floats:
+    """(T,) amplitude of each frame against the loud ones, .05 to 1."""
+    energy = clip.energy.astype(np.float64)
+    return np.clip(10 ** ((energy - np.percentile(energy, 95)) / 20), 0.05, 1.0)
+
+
+def clean_bands(clip: Clip) -> Floats:
+    """Envelope (T, 24) dB with the recording's own noise taken out (Boll 1979), rows of mean 0.
+
+    Quiet takes were recorded with more gain, whose noise would pass for a brighter voice. The noise
+    is what each band has where nobody speaks; at most 15 dB are taken.
+    """
+    power = 10 ** (clip.bands.astype(np.float64) / 10)
+    widths = np.gradient(BAND_CENTRES)
+    level = 10 ** (clip.energy.astype(np.float64) / 10) / (power @ widths)
+    power *= level[:, None]
+    quiet = ~clip.speech
+    if quiet.sum() < FEWEST_QUIET:  # then the quietest frames, which may hold some speech
+        quiet = clip.energy <= np.sort(clip.energy)[min(FEWEST_QUIET, len(clip)) - 1]
+    noise = np.median(power[quiet], axis=0)
+    db = 10 * np.log10(np.maximum(power - noise, 10**-1.5 * power) + 1e-12)
+    return np.asarray(db - db.mean(axis=1, keepdims=True))
 
 
 def _span(clip: Clip) -> tuple[int, int]:
@@ -432,7 +447,6 @@ def save_pairs(path: Path, pairs: Sequence[Pair], clips: Sequence[Clip]) -> None
             file,
             source=np.array([index[pair.source.name] for pair in pairs]),
             target=np.array([index[pair.target.name] for pair in pairs]),
-            pitch_range=np.array([pair.pitch_range for pair in pairs]),
             values=np.concatenate([pair.values for pair in pairs]).astype(np.float16),
             known=np.packbits(np.concatenate([pair.known for pair in pairs]), axis=1),
         )
@@ -450,7 +464,6 @@ def load_pairs(path: Path, clips: Sequence[Clip]) -> list[Pair]:
             [clips[k] for k in found["target"]],
             values,
             np.split(flags, ends),
-            found["pitch_range"].tolist(),
             strict=True,
         )
         return [Pair(*row) for row in rows]
@@ -527,10 +540,9 @@ def summary(directions: VoiceDirections, names: Mapping[str, Floats] | None = No
     """A table of the directions at intensity 1 in words: one line an emotion."""
     lines = [f"{'':12s} pitch  range  stretch  tilt  breath  level   (intensity 1)"]
     voiced = PARTS[:3]
-    high, low = directions.band_hz >= 1000, directions.band_hz < 1000
     for index, name in enumerate(CORE):
         D = np.mean([directions.bank.vectors[part][index].numpy() for part in voiced], axis=0)
-        tilt = D[BAND][high].mean() - D[BAND][low].mean()
+        tilt = tilt_of(D[BAND], directions.band_hz)
         lines.append(
             f"{name:12s} {D[SEMITONES]:+5.2f}  {1 + D[-2]:5.2f}  {np.exp(D[STRETCH]):6.2f}  "
             f"{tilt:+5.1f}  {D[BREATH]:+5.1f}  {D[ENERGY]:+5.1f}"

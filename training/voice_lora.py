@@ -1,0 +1,222 @@
+"""LoRA of voice-tiny for one speaker or one way of acting: a few minutes of parallel speech in.
+
+    FOLDER/[SPEAKER/]NAME_neutral.wav   FOLDER/[SPEAKER/]NAME_anger.wav   ...
+
+Each sentence (NAME) is recorded neutrally and in one or more emotions, under the names of the core
+emotions or any word `style` stands for. The takes are aligned and read as the model's own training
+pairs were (training/voice_data.py); low-rank matrices on all linear layers of both denoisers are
+trained (Hu et al. 2021), the model is not touched. A part of the sentences decides when the style
+is known: what is written are the matrices with the least loss there, so a folder that teaches
+nothing yields an adapter that changes nothing. diffusers reads the result:
+`pipe.prosody.load_lora_adapter(folder / "prosody", prefix=None)`, and the same for the timbre.
+
+It deliberately does not know how an adapter is chosen by a person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from adapters.emotion import CORE
+from adapters.files import replacing
+from adapters.metrics import bootstrap
+from pipelines.media_records import MediaError
+from pipelines.media_sound import load_sound
+from pipelines.voice_model import HEADS, VoicePipeline
+from training.voice import Feed, Row, Settings, fit_model, make_row, remaining, share_left
+from training.voice_data import Clip, clarity, make_clip, make_pairs
+
+SUFFIXES = (".wav", ".flac", ".mp3")
+LAYERS = ["enter", "film", "up", "down", "leave"]
+EVERY_FOURTH = 4  # sentence is held out
+MOST_FILES = 2000
+CARD = "adapter.json"
+
+
+class StyleError(ValueError):
+    """Recordings or settings no style can be trained from; one line that says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """rank of the matrices (alpha is equal to it); the rest as `training.voice.Settings`."""
+
+    rank: int = 8
+    steps: int = 600
+    minutes: float = 10.0
+    rate: float = 1e-3
+    check: int = 50
+    batch: int = 8
+    crop: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("rank", "steps", "check", "batch", "crop"):
+            if getattr(self, name) < 1:
+                msg = f"{name}: allowed 1 or more, received {getattr(self, name)}"
+                raise StyleError(msg)
+        if not (self.minutes > 0 and self.rate > 0):
+            msg = f"minutes, rate: allowed above 0, received {self.minutes:g}, {self.rate:g}"
+            raise StyleError(msg)
+
+
+def read_folder(
+    folder: Path, style: str | None = None, tell: Callable[[str], None] = print
+) -> list[Clip]:
+    """The clips of a folder; what cannot be used is told and left out.
+
+    style: core emotion that labels which are none stand for.
+
+    Raises:
+        StyleError: no folder, no recordings, too many, or an unknown label without a style.
+    """
+    if not folder.is_dir():
+        msg = f"data: {folder} is no folder; give one with NAME_neutral.wav, NAME_anger.wav, ..."
+        raise StyleError(msg)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not 0 < len(paths) <= MOST_FILES:
+        msg = f"data: {folder} holds {len(paths)} WAV, FLAC or MP3; allowed 1 to {MOST_FILES}"
+        raise StyleError(msg)
+    clips: list[Clip] = []
+    for path in paths:
+        sentence, _, label = path.stem.rpartition("_")
+        name = str(path.relative_to(folder))
+        emotion = label.lower() if label.lower() in (*CORE, "neutral") else style
+        if not sentence or emotion is None:
+            msg = (
+                f'data: "{name}" does not end in _neutral or a core emotion; rename it, or say '
+                "which emotion other labels stand for with style="
+            )
+            raise StyleError(msg)
+        try:
+            sound = load_sound(path)
+        except MediaError as error:
+            tell(f"left out: {error}")
+            continue
+        clips.append(
+            make_clip(
+                sound.waveform,
+                sound.sample_rate,
+                name=name,
+                speaker=str(path.parent.relative_to(folder)),
+                sentence=sentence,
+                emotion=emotion,
+            )
+        )
+    return clips
+
+
+def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Rows to train on, to decide on and to report on: sentences apart, by a hash of their names.
+
+    Raises:
+        StyleError: under four sentences.
+    """
+    cells = sorted(
+        {row.cell for row in rows}, key=lambda c: hashlib.sha256(repr(c).encode()).digest()
+    )
+    if len(cells) < EVERY_FOURTH:
+        msg = (
+            f"data: {len(cells)} sentences have a neutral and an emotional take; "
+            f"record {EVERY_FOURTH} or more"
+        )
+        raise StyleError(msg)
+    held = cells[::EVERY_FOURTH]
+    # With one held-out sentence the same speech decides and reports; the card then says so.
+    decide, tell = set(held[::2]), set(held[1::2] or held)
+    return (
+        [row for row in rows if row.cell not in decide | tell],
+        [row for row in rows if row.cell in decide],
+        [row for row in rows if row.cell in tell],
+    )
+
+
+def train_lora(
+    folder: Path | str,
+    *,
+    backbone: Path | str,
+    out: Path | str,
+    settings: LoraSettings | None = None,
+    style: str | None = None,
+    tell: Callable[[str], None] = print,
+) -> dict[str, object]:
+    """Train a style on the recordings of a folder, write the adapters to `out`; returns figures.
+
+    A run that was stopped leaves its checkpoint in `out` and goes on from there.
+
+    Args:
+        folder: recordings, named as above.
+        backbone: folder of the voice model; it is read only.
+        out: folder for prosody/, timbre/ and adapter.json.
+        settings: how long and how strongly; None: the defaults.
+        style: core emotion that labels which are none stand for.
+        tell: takes lines for people.
+
+    Raises:
+        StyleError: unusable recordings or settings, or a finished adapter in the way.
+    """
+    from peft import LoraConfig
+
+    settings = settings or LoraSettings()
+    folder, out = Path(folder), Path(out)
+    if (out / CARD).exists():
+        msg = f"out: {out} holds a finished adapter; name another folder"
+        raise StyleError(msg)
+    pipe = VoicePipeline.load(backbone)
+    pairs = make_pairs(read_folder(folder, style, tell))
+    strength = clarity(pairs, pipe.directions)
+    rows = [make_row(pair, pipe.directions, strength) for pair in pairs]
+    train, decide, unseen = split([row for row in rows if row.kind != "same"])
+    unseen = [row for row in unseen if row.kind == "to"]
+    if not train or not unseen:
+        msg = "data: no sentence has a neutral and an emotional take; record both"
+        raise StyleError(msg)
+    before = {name: remaining(getattr(pipe, name), HEADS[name], unseen) for name in HEADS}
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(settings.seed)
+        for name in HEADS:
+            config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=LAYERS)
+            getattr(pipe, name).add_adapter(config)
+    tell(f"{len(train)} pairs to train on, {len(decide)} to decide, {len(unseen)} to report")
+    fit_model(
+        pipe,
+        Feed(train, settings.batch, settings.crop, settings.seed),
+        decide,
+        out,
+        Settings(
+            minutes=settings.minutes,
+            steps=settings.steps,
+            rate=settings.rate,
+            check=settings.check,
+            decay=0.0,
+            seed=settings.seed,
+        ),
+    )
+    figures: dict[str, object] = {"pairs": len(train), "backbone": Path(backbone).name}
+    for name in HEADS:
+        model = getattr(pipe, name)
+        model.save_lora_adapter(out / name, safe_serialization=True)
+        after = remaining(model, HEADS[name], unseen)
+        gain = _left(before[name]) - _left(after)
+        low, high = bootstrap(lambda x: float(np.mean(x)), gain)
+        figures[name] = {
+            "left_before": round(share_left(before[name]), 4),
+            "left_after": round(share_left(after), 4),
+            "gain_interval": [round(low, 4), round(high, 4)],
+            "pairs": len(unseen),
+        }
+    with replacing(out / CARD) as fresh:
+        Path(fresh).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return figures
+
+
+def _left(sums: np.ndarray) -> np.ndarray:
+    return np.asarray(sums[..., 0].sum(1) / np.maximum(sums[..., 1].sum(1), 1e-9))
