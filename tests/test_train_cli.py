@@ -46,6 +46,8 @@ def test_a_style_is_trained_and_its_folder_printed(
     assert "left out:" in said.err
     assert "held-out loss" in said.err
     assert check_adapter(out) == out
+    written = (out / "README.md").read_text() + (out / "adapter_config.json").read_text()
+    assert str(composer.parent) not in written  # others cannot use a path of this machine
     assert run(command) == 2
     assert "holds a finished adapter" in capsys.readouterr().err
     assert run([*command[:-6], "--out", str(tmp_path / "other"), "--json", *QUICK]) == 0

@@ -243,7 +243,8 @@ def train_style(
     train, held = split(named)
     model, layout, edges = open_backbone(backbone)
     facts = {
-        "base": base or backbone.name,
+        # A name that others know, never a path of this machine.
+        "base": base if base and not Path(base).exists() else backbone.name,
         "weights": weights_digest(model),
         "files": [name for name, _ in named],
         # How long to go on is not what a run is: a stopped one may be given more time.
