@@ -41,7 +41,7 @@ _LAG_COST = 0.10  # of the longest lag: twice the period correlates as well as t
 _LEAP = 0.35  # per octave between neighbouring frames (8 ms)
 _OCTAVE = 0.45  # for jumping by just an octave, which is what creak does
 _TURN = 0.12  # for starting or stopping to be voiced
-_UNVOICED = 0.42  # what a frame costs without pitch: the correlation has to exceed .58
+_UNVOICED = 0.44  # what a frame costs without pitch: the correlation has to exceed .56
 _QUIET = (-32.0, -50.0)  # dB re the voice's level: from here pitch is doubted, below there is none
 _SILENT = -75.0  # dB full scale: nobody speaks
 _STRANGE = 0.25  # per octave outside the speaker's range
@@ -150,7 +150,9 @@ def _candidates(block: Singles) -> tuple[Floats, Floats, Floats]:
         cross = product[start + size] - product[start]
         one = power[start + size] - power[start]
         other = power[start + lag + size] - power[start + lag]
-        curves[row] = cross / np.sqrt((one + size * tiny) * (other + size * tiny))
+        # the mean of the energies and not their product: a formant that rings on between the
+        # pulses of a creaking voice is alike but dies away
+        curves[row] = cross / ((one + other) / 2 + size * tiny)
     left, middle, right = curves[:-2], curves[1:-1], curves[2:]
     peak = (middle > left) & (middle >= right) & (middle > 0.25)
     worth = np.where(peak, middle - _LAG_COST * np.linspace(0, 1, len(middle))[:, None], -1.0)

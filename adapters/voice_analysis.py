@@ -209,7 +209,8 @@ def _block(windows: Singles, f0: Singles) -> tuple[Singles, Floats, Floats, Floa
     f = np.fft.rfftfreq(WINDOW, 1 / RATE)
     low = power[:, (f >= 50) & (f < 1000)].sum(axis=1)
     high = power[:, (f >= 1000) & (f <= 5000)].sum(axis=1)
-    tiny = 10 ** (QUIETEST / 10) * WINDOW
+    # 50 dB at the most: under a hiss there is nothing but rounding
+    tiny = 1e-5 * power.sum(axis=1) + 10 ** (QUIETEST / 10)
     tilt = 10 * np.log10((high + tiny) / (low + tiny))
     return mel, envelope_bands(power, f0), energy, tilt
 
@@ -218,10 +219,17 @@ def envelope_bands(power: Floats, f0: Singles) -> Floats:
     """Power spectra (n, 513) and pitch (n,) Hz -> envelope (n, 24) dB, every row of mean 0.
 
     Each spectrum is averaged over a width of one fundamental (130 Hz where there is none), which
-    holds just one harmonic wherever it is put.
+    holds just one harmonic wherever it is put; below the first one stands its image at 0 Hz.
     """
     bins = power.shape[1]
     width = np.where(f0 > 0, f0, 130.0) * (WINDOW / RATE)
+    low = np.arange(int(width.max()) + 1)
+    image = np.clip(width[:, None] - low, 0, None)
+    whole = image.astype(np.intp)
+    here = np.take_along_axis(power, whole, axis=1)
+    there = np.take_along_axis(power, whole + 1, axis=1)
+    image = np.where(low < width[:, None] / 2, here + (image - whole) * (there - here), 0)
+    power = np.concatenate([power[:, : len(low)] + image, power[:, len(low) :]], axis=1)
     # the spectrum goes on mirrored below 0 Hz and flat above the top
     reach = int(width.max()) + 2
     wide = np.concatenate(
