@@ -34,6 +34,8 @@ from numpy.typing import ArrayLike, NDArray
 from adapters.assets import ASSETS
 from adapters.emotion import CORE
 from adapters.files import replacing
+from adapters.voice_analysis import BANDS
+from adapters.voice_edit import TARGETS
 
 if TYPE_CHECKING:
     from adapters.directions import DirectionBank
@@ -47,22 +49,16 @@ DIRECTIONS = ASSETS / "models" / "voice-tiny" / "directions.safetensors"
 FAMILY = "voice-edits"
 TOKENS = "tokens"
 
-BANDS = 24
-TARGETS: tuple[str, ...] = (
-    "semitones",
-    "energy",
-    "stretch",
-    *(f"band {k}" for k in range(BANDS)),
-    "breath",
-)
-"""Columns of a change: semitones, dB, natural logarithm, dB each, dB of noise to harmonics."""
 SEMITONES, ENERGY, STRETCH, BREATH = 0, 1, 2, 27
 BAND = slice(3, 27)
+"""Columns of TARGETS: semitones, dB, natural logarithm, dB each, dB of noise to harmonics."""
 RANGES = ("pitch_range", "energy_range")
 WIDTH = len(TARGETS) + len(RANGES)
 LOWEST = np.array([-9.0, -12.0, math.log(0.5), *[-12.0] * BANDS, -12.0])
 HIGHEST = np.array([12.0, 12.0, math.log(2.2), *[12.0] * BANDS, 12.0])
 """What a recording still sounds like itself after; targets and samples are kept between."""
+QUALITY = ("tremor", "creak")
+"""Two cues of `VoiceEdit` beside the 28: semitones of slow wavering, 0..1 of irregular periods."""
 
 VOICED = ("voiced.begin", "voiced.middle", "voiced.end")
 UNVOICED = ("unvoiced.begin", "unvoiced.middle", "unvoiced.end")
@@ -157,12 +153,14 @@ class VoiceDirections:
         W[part] (3, 30).
     excess: float64 (12, 28) what was taken off the measured means at intensity 1: pitch beyond the
         most of the cue table, tilt that differs from it, level; 0 where nothing was.
+    quality: float64 (12, 2) tremor and creak of the cue table, see QUALITY.
     band_hz: float64 (24,) centre frequencies of the bands.
     sources: what the figures were measured on, for cards and reports.
     """
 
     bank: DirectionBank
     excess: Floats
+    quality: Floats
     band_hz: Floats
     sources: str = ""
 
@@ -186,6 +184,7 @@ class VoiceDirections:
             bank = DirectionBank.load(file)
             with safe_open(str(file), framework="numpy") as opened:
                 excess = opened.get_tensor("excess").astype(np.float64)
+                quality = opened.get_tensor("quality").astype(np.float64)
                 hz = opened.get_tensor("band_hz").astype(np.float64)
                 facts = json.loads((opened.metadata() or {})["affect"])["voice"]
             right = tuple(facts["targets"]) == TARGETS and bank.family == FAMILY
@@ -197,7 +196,7 @@ class VoiceDirections:
                 "changes; run python -m training.voice_data"
             )
             raise VoiceEmotionError(msg)
-        return cls(bank, excess, hz, facts["sources"])
+        return cls(bank, excess, quality, hz, facts["sources"])
 
     def save(self, path: Path | str) -> Path:
         """Write one safetensors file that `load` and `DirectionBank.load` both read."""
@@ -209,6 +208,7 @@ class VoiceDirections:
         tensors |= {f"W.{name}": np.ascontiguousarray(W) for name, W in self.bank.W.items()}
         tensors |= {
             "excess": np.ascontiguousarray(self.excess),
+            "quality": np.ascontiguousarray(self.quality),
             "band_hz": np.ascontiguousarray(self.band_hz),
         }
         voice = {"targets": list(TARGETS), "sources": self.sources}
@@ -259,6 +259,15 @@ class VoiceDirections:
         change[:, SEMITONES] += out[:, -2] * shape[:, 0]
         change[:, ENERGY] += out[:, -1] * shape[:, 1]
         return np.clip(change, LOWEST, HIGHEST)
+
+    def wavering(self, parts: ArrayLike, track: ArrayLike, strength: float = 1.0) -> Floats:
+        """Tremor and creak of every frame: float64 (T, 2), 0 where nobody speaks.
+
+        parts, track: as in `edit`. Negative intensities count as none.
+        """
+        said = 1.0 - np.asarray(parts, dtype=np.float64)[:, -1:]
+        asked = np.maximum(np.atleast_2d(np.asarray(track, dtype=np.float64)), 0.0)
+        return np.asarray(np.minimum(said * strength * (asked @ self.quality), 1.0))
 
     @property
     def digest(self) -> str:
@@ -437,7 +446,8 @@ def fit(
         kept={name: [1.0] * len(CORE) for name in vectors},
         pairs=len(pairs),
     )
-    return VoiceDirections(bank, excess, np.asarray(band_hz, dtype=np.float64), sources)
+    quality = np.array([[table["emotions"][name][cue] for cue in QUALITY] for name in CORE])
+    return VoiceDirections(bank, excess, quality, np.asarray(band_hz, dtype=np.float64), sources)
 
 
 def _place(part: str) -> str:

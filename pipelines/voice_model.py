@@ -19,7 +19,7 @@ It deliberately does not know sound files, how the changes are rendered, or requ
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from adapters.emotion import CORE, VAD
 from adapters.voice_analysis import HOP, RATE
+from adapters.voice_edit import TARGETS, VoiceEdit
 from adapters.voice_emotion import (
     BAND,
     BREATH,
@@ -42,7 +43,6 @@ from adapters.voice_emotion import (
     PARTS,
     SEMITONES,
     STRETCH,
-    TARGETS,
     VoiceDirections,
     contours,
     frame_parts,
@@ -421,14 +421,42 @@ class VoicePipeline(DiffusionPipeline):
         out[asked == 0] = 0.0
         return out
 
+    def edit(
+        self,
+        analysis: Frames,
+        track: ArrayLike,
+        residuals: ArrayLike | None = None,
+        *,
+        generator: torch.Generator,
+        settings: Sampling | None = None,
+        **given: Any,
+    ) -> VoiceEdit:
+        """What to render: `sample` of an analysis, with the tremor and creak of the emotions.
+
+        given: negative, source, on_step, as in `sample`. A lock on the pitch locks tremor and
+        creak, which are movements of it.
+        """
+        settings = settings or Sampling()
+        voice = voice_of(analysis)
+        rows = self.sample(voice, track, residuals, generator=generator, settings=settings, **given)
+        edit = VoiceEdit.from_rows(rows)
+        if "pitch" in settings.locks:
+            return edit
+        asked = _rows("track", track, len(rows), len(CORE))
+        tremor, creak = self._known().wavering(voice.parts, asked).T
+        return replace(edit, tremor=tremor, creak=creak)
+
     def mean_change(self, voice: Voice, track: Floats, residuals: Floats) -> Floats:
         """mu (T, 28): the directions alone."""
+        mean = self._known().edit(voice.parts, voice.contour, track, residuals)
+        mean[~voice.inside, STRETCH] = 0.0
+        return mean
+
+    def _known(self) -> VoiceDirections:
         if self.directions is None:
             msg = "voice model: it has no directions; load it with VoicePipeline.load"
             raise VoiceModelError(msg)
-        mean = self.directions.edit(voice.parts, voice.contour, track, residuals)
-        mean[~voice.inside, STRETCH] = 0.0
-        return mean
+        return self.directions
 
     def _denoise(
         self,

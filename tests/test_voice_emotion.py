@@ -1,4 +1,4 @@
-"""Directions of the voice: parts of speech, proportion, the cues of each emotion, fitting, files."""
+"""Directions of the voice: parts of speech, proportion, cues of each emotion, fitting, files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from adapters.emotion import CORE, VAD
 from adapters.voice_analysis import BAND_CENTRES
+from adapters.voice_edit import LIMITS, TARGETS
 from adapters.voice_emotion import (
     BAND,
     BREATH,
@@ -21,7 +22,6 @@ from adapters.voice_emotion import (
     PARTS,
     SEMITONES,
     STRETCH,
-    TARGETS,
     Difference,
     VoiceDirections,
     VoiceEmotionError,
@@ -157,6 +157,17 @@ def test_cues_have_the_signs_of_the_literature(literature: VoiceDirections, name
             assert value * sign > 0.01
 
 
+def test_fear_wavers_and_neutral_does_not(literature: VoiceDirections) -> None:
+    parts, _ = frames(np.random.default_rng(13))
+    silent = parts[:, -1] == 1
+    tremor, creak = literature.wavering(parts, unit("fear")).T
+    assert tremor[~silent].max() == pytest.approx(0.3)
+    assert not tremor[silent].any()
+    assert not creak.any()
+    assert not literature.wavering(parts, np.zeros(12)).any()
+    assert literature.wavering(parts, 1.5 * np.ones(12)).max() <= LIMITS["creak"]
+
+
 def test_strong_anger_and_joy_raise_pitch_by_six_semitones_at_most(
     literature: VoiceDirections,
 ) -> None:
@@ -245,6 +256,7 @@ def test_directions_are_kept_exactly(tmp_path: Path) -> None:
     assert found.digest == made.digest
     assert found.sources == "twelve takes"
     assert np.array_equal(found.excess, made.excess)
+    assert np.array_equal(found.quality, made.quality)
     parts, contour = frames(rng)
     asked = (parts, contour, unit("fear"), np.array([0.1, 0.0, 0.0]))
     assert np.array_equal(found.edit(*asked), made.edit(*asked))

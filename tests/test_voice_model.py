@@ -165,6 +165,25 @@ def test_a_lock_is_exact_and_moves_nothing_else(
     assert np.array_equal(free[:, rest], locked[:, rest])
 
 
+def test_an_edit_is_the_sample_with_tremor_and_creak(pipe: VoicePipeline, voice: Voice) -> None:
+    analysis = analyse(spoken(), 16000)
+    made, held = (
+        pipe.edit(
+            analysis,
+            unit("fear", 0.5),
+            generator=torch.Generator().manual_seed(1),
+            settings=replace(FAST, locks=locks),
+        )
+        for locks in ((), ("pitch",))
+    )
+    assert np.allclose(made.rows(), take(pipe, voice, unit("fear", 0.5)), atol=1e-5)
+    assert made.tremor.max() == pytest.approx(0.15)
+    assert not held.tremor.any()
+    assert not held.semitones.any()
+    still = pipe.edit(analysis, np.zeros(12), generator=torch.Generator())
+    assert still.is_identity
+
+
 def test_everything_locked_is_no_change(pipe: VoicePipeline, voice: Voice) -> None:
     assert not take(pipe, voice, unit("anger"), locks=tuple(LOCKS)).any()
 

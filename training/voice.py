@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.emotion import CORE
+from adapters.voice_edit import TARGETS
 from adapters.voice_emotion import (
     ENERGY,
     PARTS,
     SILENT,
     STRETCH,
-    TARGETS,
     VoiceDirections,
     cue_table,
 )

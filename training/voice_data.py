@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from adapters.emotion import CORE
 from adapters.files import replacing
 from adapters.voice_analysis import BAND_CENTRES, HOP, RATE, analyse
+from adapters.voice_edit import TARGETS
 from adapters.voice_emotion import (
     BAND,
     BREATH,
@@ -34,7 +35,6 @@ from adapters.voice_emotion import (
     PARTS,
     SEMITONES,
     STRETCH,
-    TARGETS,
     Difference,
     VoiceDirections,
     contours,
