@@ -98,6 +98,9 @@ def _root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every known error becomes one line."""
+    # Read when numpy is imported. Its matrices here are too small to share: beside another process
+    # two waiting threads made the rendering of 30 s of music take 82 s instead of 2.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from studio.console import note, one_line
 
     try:
