@@ -130,18 +130,10 @@ class Composer:
     @contextmanager
     def adapted(self, folder: Path, weight: float = 1.0) -> Iterator[None]:
         """While open, a LoRA (a peft folder) is added with `weight`; afterwards nothing is left."""
-        from peft import PeftModel
+        from adapters.music_adapter import adapted
 
-        plain = self.model
-        wrapped = PeftModel.from_pretrained(plain, str(folder), adapter_name="style")
-        try:
-            for module in wrapped.modules():
-                if isinstance(getattr(module, "scaling", None), dict) and "style" in module.scaling:
-                    module.scaling["style"] *= weight
-            self.model = wrapped.eval()
+        with adapted(self.model, folder, weight):
             yield
-        finally:
-            self.model = wrapped.unload().eval()
 
     def compose(
         self,
