@@ -73,7 +73,7 @@ class MusicParams(Params):
         min=0.05, max=1.0, step=0.05, advanced=True,
     )  # fmt: skip
     guidance_scale: float = knob(
-        2.0, "how closely to follow the attributes, 1: as the model likes",
+        2.5, "how closely to follow the attributes, 1: as the model likes",
         min=1.0, max=8.0, step=0.25, advanced=True,
     )  # fmt: skip
     over: bool = knob(False, "allow intensities up to 1.5", advanced=True)

@@ -88,7 +88,7 @@ class Composition:
     lead: Piece | None = None
     temperature: float = 1.0
     top_p: float = 0.95
-    guidance_scale: float = 2.0
+    guidance_scale: float = 2.5
     form: str = "auto"
     manner: str = "pop"
 

@@ -82,7 +82,7 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 0.95
-    guidance_scale: float = 2.0
+    guidance_scale: float = 2.5
     repetition: float = 2.0
 
 
