@@ -18,7 +18,8 @@ It deliberately does not know sound files, how the changes are rendered, or requ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -69,6 +70,7 @@ WINDOW, OVERLAP = 512, 128  # frames: 8 and 2 seconds; the receptive field is 18
 WINDOWS_AT_ONCE = 8
 FARTHEST = 3.0  # spreads from the mean change that a sample may lie
 DIRECTIONS = "directions.safetensors"
+ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 class VoiceModelError(ValueError):
@@ -445,6 +447,39 @@ class VoicePipeline(DiffusionPipeline):
         asked = _rows("track", track, len(rows), len(CORE))
         tremor, creak = self._known().wavering(voice.parts, asked).T
         return replace(edit, tremor=tremor, creak=creak)
+
+    @contextmanager
+    def wearing(self, folder: Path | str, strength: float = 1.0) -> Iterator[None]:
+        """While open, an adapter of training/voice_lora.py is on both denoisers.
+
+        Raises:
+            VoiceModelError: no adapter there, or one of another model.
+        """
+        adapter = "style"
+        worn = []
+        try:
+            for name in HEADS:
+                model = getattr(self, name)
+                try:
+                    # A path as text: diffusers takes a Path for a repository and asks for pickles.
+                    model.load_lora_adapter(
+                        str(Path(folder) / name),
+                        prefix=None,
+                        adapter_name=adapter,
+                        weight_name=ADAPTER,
+                        use_safetensors=True,
+                        local_files_only=True,
+                    )
+                except (OSError, RuntimeError, ValueError) as error:
+                    msg = f"voice style: {folder} holds none for this model; train it again"
+                    raise VoiceModelError(msg) from error
+                worn.append(model)
+                model.set_adapters([adapter], [strength])
+                model.eval()
+            yield
+        finally:
+            for model in worn:
+                model.delete_adapters([adapter])
 
     def mean_change(self, voice: Voice, track: Floats, residuals: Floats) -> Floats:
         """mu (T, 28): the directions alone."""

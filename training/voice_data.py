@@ -1,10 +1,9 @@
 """Parallel recordings as changes per frame: what one take does differently from another.
 
 EmoDB (Burkhardt et al. 2005, CC0): ten people say ten sentences in seven emotions. Two takes of one
-person and sentence are aligned by dynamic time warping of mel-cepstra (Sakoe & Chiba 1978) that is
-drawn to the phone labels where both have them, and read along the path: semitones, level, stretch,
-envelope bands, breath (adapters/voice_emotion.py). Every ordered pair is used: neutral to emotion,
-back, between emotions, and between takes of the same emotion, whose change should be none.
+person and sentence are aligned (training/voice_align.py) and read along the path: semitones, level,
+stretch, envelope bands, breath (adapters/voice_edit.py). Every ordered pair is used: neutral to
+emotion, back, between emotions, and between takes of the same emotion, whose change should be none.
 
 Recording levels were adjusted take by take, so level differences have no mean here; the cue table
 gives it. Two people and two sentences are held out everywhere. The same command fits the emotions'
@@ -45,6 +44,7 @@ from adapters.voice_emotion import (
     tilt_of,
 )
 from pipelines.media_sound import load_sound
+from training.voice_align import align, anchors, comparable
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +60,6 @@ NAMES = {
     "neutral": "neutral",
 }
 CEPSTRA = 13
-ANCHOR_SECONDS = 0.06  # off the phone labels costs as much as the mean distance of two frames
 STRETCH_FRAMES = 4.0  # sd of the smoothing of the path before its slope is read: 64 ms, a phone
 VALUE_FRAMES = 1.5  # the same for what is read along it: 24 ms
 MOST_DB = 15.0
@@ -218,120 +217,7 @@ def load_clips(path: Path) -> list[Clip]:
     ]
 
 
-# Alignment ---------------------------------------------------------------------------------------
-
-
-def anchors(source: Clip, target: Clip) -> list[tuple[float, float]]:
-    """Moments (seconds, seconds) at which both takes end the same phone, in order.
-
-    The labels are narrow and differ between takes, so the phones are aligned by edit distance.
-    """
-    a, b = _phones(source), _phones(target)
-    if not a or not b:
-        return []
-    gap = 0.8
-    cost = np.zeros((len(a) + 1, len(b) + 1))
-    cost[:, 0], cost[0] = gap * np.arange(len(a) + 1), gap * np.arange(len(b) + 1)
-    for i, (_, x) in enumerate(a):
-        for j, (_, y) in enumerate(b):
-            here = (cost[i, j] + _unlike(x, y), cost[i, j + 1] + gap, cost[i + 1, j] + gap)
-            cost[i + 1, j + 1] = min(here)
-    found = []
-    i, j = len(a), len(b)
-    while i and j:
-        if np.isclose(cost[i, j], cost[i - 1, j - 1] + _unlike(a[i - 1][1], b[j - 1][1])):
-            if _unlike(a[i - 1][1], b[j - 1][1]) < 0.5:
-                found.append((a[i - 1][0], b[j - 1][0]))
-            i, j = i - 1, j - 1
-        elif np.isclose(cost[i, j], cost[i - 1, j] + gap):
-            i -= 1
-        else:
-            j -= 1
-    return found[::-1]
-
-
-def _phones(clip: Clip) -> list[tuple[float, str]]:
-    """(end, phone) without diacritics (+x, -x); closure, burst and aspiration are one phone."""
-    out: list[tuple[float, str]] = []
-    for end, label in clip.phones:
-        phone = label.lstrip("_!").removesuffix("asp").rstrip("0123456789") or label
-        if label[0] in "+-" and len(label) > 1:
-            phone = out[-1][1] if out else "."
-        if out and out[-1][1] == phone:
-            out[-1] = (end, phone)
-        else:
-            out.append((end, phone))
-    return out
-
-
-_VOWELS = set("aeiouyAEIOUY@296&Q")
-_TWINS = ({"t", "d"}, {"p", "b"}, {"k", "g"}, {"s", "z"}, {"S", "Z"}, {"f", "v"}, {"C", "x"})
-
-
-def _unlike(x: str, y: str) -> float:
-    """0 the same phone .. 1.2 another kind."""
-    if x == y:
-        return 0.0
-    if {x, y} in _TWINS:
-        return 0.2
-    if x[:1] in _VOWELS and y[:1] in _VOWELS:
-        return 0.4 if x[:1].lower() == y[:1].lower() else 0.6
-    return 1.2
-
-
-def align(source: Clip, target: Clip) -> Floats:
-    """Frame of the target, with fraction, for each frame of the source: float64 (T,), rising."""
-    cost = _distances(_normal(source), _normal(target))
-    marks = anchors(source, target)
-    if marks:
-        hop = HOP / RATE
-        ends = ((len(source) - 1) * hop, (len(target) - 1) * hop)
-        knots = [(0.0, 0.0), *(m for m in marks if m[0] < ends[0] and m[1] < ends[1]), ends]
-        x, y = np.array(knots).T
-        expected = np.interp(np.arange(len(source)) * hop, x, y)
-        off = np.abs(np.arange(len(target)) * hop - expected[:, None]) / ANCHOR_SECONDS
-        cost = cost + cost.mean() * np.minimum(off, 4.0)
-    path = _warp(cost)
-    at = np.bincount(path[:, 0], weights=path[:, 1]) / np.bincount(path[:, 0])
-    return np.maximum.accumulate(at)
-
-
-def _normal(clip: Clip) -> Floats:
-    """Cepstra (T, 13) standardised over speech; level counts little, since it is free."""
-    rows = clip.cepstra.astype(np.float64)
-    said = rows[clip.speech] if clip.speech.any() else rows
-    out = (rows - said.mean(axis=0)) / np.maximum(said.std(axis=0), 1e-3)
-    out[:, 0] *= 0.5
-    return np.asarray(out)
-
-
-def _distances(a: Floats, b: Floats) -> Floats:
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
-
-
-def _warp(cost: Floats) -> NDArray[np.intp]:
-    """Cheapest monotone path (n, 2) through cost (S, T), steps of one; diagonal steps cost twice.
-
-    Computed along anti-diagonals, so that one pair takes some ten milliseconds.
-    """
-    rows, columns = cost.shape
-    total = np.full((rows + 1, columns + 1), np.inf)
-    total[0, 0] = 0.0
-    for d in range(rows + columns - 1):
-        i = np.arange(max(0, d - columns + 1), min(rows, d + 1))
-        j = d - i
-        before = np.minimum(total[i, j] + cost[i, j], np.minimum(total[i, j + 1], total[i + 1, j]))
-        total[i + 1, j + 1] = before + cost[i, j]
-    i, j = rows, columns
-    path = []
-    while i and j:
-        path.append((i - 1, j - 1))
-        here = cost[i - 1, j - 1]
-        steps = (total[i - 1, j - 1] + here, total[i - 1, j], total[i, j - 1])
-        step = int(np.argmin(steps))
-        i, j = i - (step != 2), j - (step != 1)
-    return np.array(path[::-1], dtype=np.intp)
+# Differences -------------------------------------------------------------------------------------
 
 
 def smooth(rows: Floats, frames: float) -> Floats:
@@ -345,7 +231,11 @@ def smooth(rows: Floats, frames: float) -> Floats:
 
 def make_pair(source: Clip, target: Clip) -> Pair | None:
     """The change from one take to another; None where too little of them has a pitch in both."""
-    tau = align(source, target)
+    tau = align(
+        comparable(source.cepstra, source.speech),
+        comparable(target.cepstra, target.speech),
+        anchors(source.phones, target.phones),
+    )
     near = np.clip(np.rint(tau).astype(np.intp), 0, len(target) - 1)
     values = np.zeros((len(source), len(TARGETS)))
     known = np.zeros(values.shape, dtype=bool)

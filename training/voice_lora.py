@@ -7,8 +7,8 @@ emotions or any word `style` stands for. The takes are aligned and read as the m
 pairs were (training/voice_data.py); low-rank matrices on all linear layers of both denoisers are
 trained (Hu et al. 2021), the model is not touched. A part of the sentences decides when the style
 is known: what is written are the matrices with the least loss there, so a folder that teaches
-nothing yields an adapter that changes nothing. diffusers reads the result:
-`pipe.prosody.load_lora_adapter(folder / "prosody", prefix=None)`, and the same for the timbre.
+nothing yields an adapter that changes nothing. Two ordinary diffusers adapters are written, which
+`VoicePipeline.wearing` puts on.
 
 It deliberately does not know how an adapter is chosen by a person.
 """
