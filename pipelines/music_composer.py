@@ -67,6 +67,8 @@ BRIGHT = 3.0
 """Logits that a fully major target (+.5) adds to major chords and takes off minor ones: the share
 of major chords tells valence as well as the mode does (AUC .78 both, notes on EMOPIA)."""
 RETURNS = 0.75  # how often a bar of a returning melody is given as it was; else it is written anew
+MODE_BARS, MODE_CLEAR = 2, 0.02
+"""Bars that a mode is kept at least, and how far from neither the next one must be asked for."""
 LEAD_BARS = 8  # of a file that is continued, as the model's memory of it
 FAR = 7  # semitones of register from which a returning melody moves by an octave
 
@@ -206,17 +208,15 @@ class _Page:
         self.minor = self._modes()
 
     def _modes(self) -> list[bool]:
-        """Minor or major for each bar; a change waits for the next phrase and needs some ground."""
+        """Minor or major for each bar: a change needs two bars of ground and a clear wish."""
         mode = self.one.targets[:, COLUMN["mode"]]
-        minor = bool(mode[0] < 0)
+        minor, since = bool(mode[0] < 0), MODE_BARS
         found = []
-        for bar, form in enumerate(self.form):
-            phrase = [i for i, f in enumerate(self.form) if f.phrase == form.phrase]
-            if form.place == 0:
-                level = float(mode[phrase].mean())
-                if bar == 0 or abs(level) > 0.02:
-                    minor = level < 0
+        for level in mode:
+            if since >= MODE_BARS and bool(level < 0) != minor and abs(level) > MODE_CLEAR:
+                minor, since = not minor, 0
             found.append(minor)
+            since += 1
         return found
 
     # Plans ------------------------------------------------------------------------------------

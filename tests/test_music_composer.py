@@ -175,6 +175,16 @@ def test_a_pinned_mode_and_the_key_hold(composer: Composer) -> None:
         assert counts[third] > 2 * counts[7 - third]
 
 
+def test_the_mode_follows_a_course_bar_by_bar(composer: Composer) -> None:
+    course = targets(12, dissonance=0.0)
+    course[:, ATTRIBUTES.index("mode")] = [0.3] * 3 + [-0.3] * 6 + [0.3, 0.3, 0.3]
+    piece = composer.compose([Composition(course, 30.0, seed=8, tonic=0)])[0]
+    bar = piece.bar_of()
+    for inside, third in ((bar < 3, 4), ((bar >= 3) & (bar < 9), 3), (bar >= 9, 4)):
+        counts = np.bincount(piece.pitch[inside] % 12, minlength=12)
+        assert counts[third] > counts[7 - third]
+
+
 def test_a_continuation_follows_what_was_there(composer: Composer) -> None:
     one = Composition(targets(8), 20.0, seed=4, tonic=7, lead=tune(8))
     piece = composer.compose([one])[0]
