@@ -130,15 +130,13 @@ def contours(
 
     semitones: (T,) on any scale, used where voiced. 0 where unvoiced or silent.
     """
-    out = np.zeros((len(np.asarray(voiced)), 2))
-    columns = (
-        (semitones, np.asarray(voiced, dtype=bool), np.median, MOST_OFF_PITCH),
-        (energy_db, np.asarray(speech, dtype=bool), np.mean, MOST_OFF_LEVEL),
-    )
-    for k, (values, where, centre, most) in enumerate(columns):
-        rows = np.asarray(values, dtype=np.float64)
-        if where.any():
-            out[where, k] = np.clip(rows[where] - centre(rows[where]), -most, most)
+    tone, said = np.asarray(voiced, dtype=bool), np.asarray(speech, dtype=bool)
+    pitch, level = (np.asarray(rows, dtype=np.float64) for rows in (semitones, energy_db))
+    out = np.zeros((len(tone), 2))
+    if tone.any():
+        out[tone, 0] = (pitch[tone] - np.median(pitch[tone])).clip(-MOST_OFF_PITCH, MOST_OFF_PITCH)
+    if said.any():
+        out[said, 1] = (level[said] - level[said].mean()).clip(-MOST_OFF_LEVEL, MOST_OFF_LEVEL)
     return out
 
 
