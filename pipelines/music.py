@@ -52,7 +52,7 @@ class MusicParams(Params):
         1.0, "how far the emotion moves the attributes", min=0.0, max=2.0, step=0.05
     )
     performance: float = knob(
-        1.0, "expressiveness of the playing, 0: as written", min=0.0, max=2.0, step=0.05
+        1.0, "expressiveness of the playing, 0: mechanical", min=0.0, max=2.0, step=0.05
     )
     brightness: float = knob(
         0.5, "colour of the piano: 0 felt, 1 hard hammers", min=0.0, max=1.0, step=0.05
@@ -76,6 +76,10 @@ class MusicParams(Params):
         2.5, "how closely to follow the attributes, 1: as the model likes",
         min=1.0, max=8.0, step=0.25, advanced=True,
     )  # fmt: skip
+    lora: str = knob("", "folder of a style that `affect train lora` made")
+    lora_weight: float = knob(
+        1.0, "how strongly the style is worn, 1: as it was trained", min=0.0, max=2.0, step=0.05
+    )
     over: bool = knob(False, "allow intensities up to 1.5", advanced=True)
 
 
@@ -144,6 +148,10 @@ def job_of(request: Request, *, loaded: bool = False, search: bool = False) -> J
         msg = f"form: allowed are {', '.join(FORMS)}, received {params.form[:40]!r}; choose one"
         raise ParamError(msg)
     kind = _kind(request.inputs, params)
+    if params.lora:
+        from adapters.music_adapter import check_adapter
+
+        check_adapter(params.lora, params.lora_weight)
     pins = parse_attributes(params.attributes)
     remarks: list[str] = []
     files = _read(request.inputs, remarks)

@@ -150,7 +150,7 @@ class Session:
         most, count = self.batch_size or BATCH, 0
         for index, (job, _) in enumerate(todo):
             count += job.params.candidates
-            other = not job.composed or job.row.weights != todo[0][0].row.weights
+            other = not job.composed or _written_by(job) != _written_by(todo[0][0])
             if index and (other or not todo[0][0].composed or count > most):
                 return todo[:index], todo[index:]
         return todo, []
@@ -217,7 +217,8 @@ class Session:
         ]
         written: list[Piece] = []
         compositions = [_composition(job, plan, take) for job, plan, take in wanted if plan]
-        work = functools.partial(_compose, composer, compositions)
+        style = (batch[0][0].params.lora, batch[0][0].params.lora_weight)
+        work = functools.partial(_compose, composer, compositions, style)
         before, last = self.done, begun
         share = sum(plan.bars for _, plan in batch if plan)
         size = sum(weights.numel() for weights in composer.model.parameters())
@@ -243,7 +244,7 @@ class Session:
             count = job.params.candidates if several else 1
             pieces, at = played[at : at + count], at + count
             piece, reading, chosen = self._best(job, pieces)
-            yield Made(job, piece, plan, composer.weights, reading, chosen, each)
+            yield Made(job, piece, plan, _weights(composer, job), reading, chosen, each)
 
     def _replayed(self, job: Job, plan: Plan | None) -> Piece:
         """The file of a job with other elements, and in another mood where one is asked for."""
@@ -338,10 +339,31 @@ def _composition(job: Job, plan: Plan, candidate: int) -> Composition:
 
 
 def _compose(
-    composer: Composer, compositions: list[Composition], report: Callable[[float], None]
+    composer: Composer,
+    compositions: list[Composition],
+    style: tuple[str, float],
+    report: Callable[[float], None],
 ) -> list[Piece]:
     """The work of one batch: reports the share that is done, returns the written pieces."""
-    return composer.compose(compositions, on_bar=lambda done, total: report(done / max(total, 1)))
+    folder, weight = style
+    with composer.adapted(Path(folder), weight) if folder else nullcontext():
+        return composer.compose(
+            compositions, on_bar=lambda done, total: report(done / max(total, 1))
+        )
+
+
+def _written_by(job: Job) -> tuple[str, str, float]:
+    """What must be equal for jobs to be composed in one batch."""
+    return job.row.weights, job.params.lora, job.params.lora_weight
+
+
+def _weights(composer: Composer, job: Job) -> str:
+    """Digest of all the weights that a take was written with."""
+    if not job.params.lora:
+        return composer.weights
+    from adapters.music_adapter import adapter_digest
+
+    return f"{composer.weights}+{adapter_digest(job.params.lora)}"
 
 
 def _performed(job: Job, plan: Plan, piece: Piece, candidate: int) -> Piece:

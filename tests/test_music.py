@@ -328,6 +328,35 @@ def test_without_a_critic_nothing_is_chosen(composer: Composer, tmp_path: Path) 
         takes(composer, request(), tmp_path, critic=None, best_of=2)
 
 
+def test_a_style_is_worn_for_its_takes_alone(composer: Composer, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    copy = LlamaForCausalLM(composer.model.config)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(copy, config).save_pretrained(tmp_path / "style")
+    style = str(tmp_path / "style")
+    asked = [
+        request("sadness .5", seconds=6.0, candidates=1, **given)
+        for given in ({}, {"lora": style}, {"lora": style, "lora_weight": 0.0})
+    ]
+    plain, styled, off = (
+        take
+        for take in pipelines.generate(asked, out_dir=tmp_path, composer=composer, reader=None)
+        if isinstance(take, Take)
+    )
+    assert load_midi(plain.path).pitch.tolist() != load_midi(styled.path).pitch.tolist()
+    assert load_midi(plain.path).pitch.tolist() == load_midi(off.path).pitch.tolist()
+    assert plain.request.weights == composer.weights
+    assert styled.request.weights.startswith(f"{composer.weights}+")
+
+
+def test_a_folder_that_is_no_style_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lora: ") as told:
+        job_of(request("sadness .5", lora=str(tmp_path)), loaded=True)
+    assert "\n" not in str(told.value)
+
+
 def test_steps_tell_where_the_work_stands(composer: Composer, tmp_path: Path) -> None:
     events = list(
         pipelines.generate(
