@@ -76,7 +76,7 @@ class MusicParams(Params):
         2.5, "how closely to follow the attributes, 1: as the model likes",
         min=1.0, max=8.0, step=0.25, advanced=True,
     )  # fmt: skip
-    lora: str = knob("", "folder of a style that `affect train lora` made")
+    lora: str = knob("", "folder of a style, a LoRA trained on MIDI files")
     lora_weight: float = knob(
         1.0, "how strongly the style is worn, 1: as it was trained", min=0.0, max=2.0, step=0.05
     )
