@@ -30,7 +30,7 @@ class PieceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Notes on a time axis of quarter-note beats. Build one with `Piece.of`, which sorts and checks.
+    """Notes on a time axis of quarter-note beats; `Piece.of` sorts and checks.
 
     onset, duration: float64 (n,), beats, duration > 0; sorted by onset, then pitch. pitch: int16
     (n,), MIDI 0..127. velocity: int16 (n,), 1..127. voice: int16 (n,), index into VOICES.

@@ -65,7 +65,8 @@ def plan_bars(
     Returns:
         bars, and tempo float64 (bars,) with sum(beats_per_bar * 60 / tempo) == seconds.
     """
-    at, lengths = 0.0, []
+    at = 0.0
+    lengths: list[float] = []
     while at < seconds and len(lengths) < 4000:
         length = beats_per_bar * 60.0 / min(max(tempo_at(at), SLOWEST), FASTEST)
         # The tempo in the middle of the bar is what is heard as its tempo.
@@ -109,7 +110,8 @@ def form_of(bars: int, *, form: str = "auto", lead: int = 0) -> list[BarForm]:
         letters = _letters(len(lengths), form)
     if rest > 1 and len(lengths) > 1:
         letters = letters[: len(lengths) - 1] + "-"
-    start, found = lead, []
+    start = lead
+    found: list[BarForm] = []
     for phrase, (length, letter) in enumerate(zip(lengths, letters, strict=True)):
         here = start + len(found)
         known = first_of.get(letter) if letter != "-" and form != "through" else None

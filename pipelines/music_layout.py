@@ -90,7 +90,7 @@ class Layout:
 
     def __init__(self, tokenizer: REMI) -> None:
         self.tokenizer = tokenizer
-        vocabulary: dict[str, int] = dict(tokenizer.vocab)  # type: ignore[arg-type]
+        vocabulary: dict[str, int] = dict(tokenizer.vocab)
         self.size = len(vocabulary)
         self.pad = vocabulary["PAD_None"]
         self.bar = vocabulary["Bar_None"]
