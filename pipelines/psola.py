@@ -231,7 +231,7 @@ def lay(
     """
     cutter = _Cutter(x, rate)
     reach = cutter.reach
-    result = np.zeros((x.shape[0], samples + 2 * reach))
+    result = np.zeros((x.shape[0], samples + 2 * reach), dtype=np.float32)
     at, target, wanted = marks.at * rate, plan.target * rate, plan.source * rate
     own = np.diff(at)
     gap = np.diff(target)
@@ -266,8 +266,8 @@ def lay(
             grain = (1 - 2 * clean[j]) * grain + clean[j] * sides
         begin, end = first + reach, last + reach + 1
         if begin >= 0 and end <= result.shape[1]:
-            result[:, begin:end] += grain * window
-    return result[:, reach : reach + samples].astype(np.float32)
+            result[:, begin:end] += (grain * window).astype(np.float32)
+    return result[:, reach : reach + samples]
 
 
 class _Cutter:
@@ -276,8 +276,12 @@ class _Cutter:
     def __init__(self, x: Singles, rate: int) -> None:
         self.longest = int(0.05 * rate)
         self.reach = self.longest + int(_WANDER * rate) + 2 * _TAPS
-        self.padded = np.pad(x, ((0, 0), (self.reach, self.reach)))
-        self.mono = self.padded.mean(axis=0)
+        # mirrored: a sound that begins or ends in a vowel would click at a step to zero
+        width = ((0, 0), (self.reach, self.reach))
+        self.padded = (
+            np.pad(x, width, mode="reflect") if x.shape[1] > 1 else np.pad(x, width, mode="edge")
+        )
+        self.mono = self.padded[0] if len(x) == 1 else self.padded.mean(axis=0)
         self.half, self.wander = int(0.006 * rate), int(_WANDER * rate)
 
     def cut(self, first: int, last: int, shift: float) -> Floats:

@@ -246,11 +246,11 @@ def _coloured(
     window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size))
     count = -(-y.shape[1] // hop) + 4
     padded = np.pad(y, ((0, 0), (size, count * hop + size - y.shape[1])))
-    result = np.zeros(padded.shape)
+    result = np.zeros(padded.shape, dtype=np.float32)
     spared = 1 - protect * (1 - _smooth(analysis.voiced, 1))
     spared *= _smooth(analysis.speech, 3)
     breathing = (edit.breath > 0).any()
-    noise = _breath_noise(padded, rate, rng) if breathing else padded
+    noise = rng.standard_normal(padded.shape, dtype=np.float32) if breathing else padded
     to_bins = _to_bins(size, rate)
     rise = _rise(size, rate)
     wide = max(2, round(300 * size / rate))
@@ -269,17 +269,20 @@ def _coloured(
             after /= 1 + after
             keep = (1 - after) / (1 - share)
             add = np.maximum(after - share * keep, 0)
+            swell = _swell(padded, int(cut[0, 0]), int(cut[-1, -1]) + 1, rate)
+            within = cut - cut[0, 0]
         for channel in range(len(y)):
             spectrum = np.fft.rfft(padded[channel][cut] * window, axis=1)
             if breathing:
                 envelope = _boxcar(np.square(np.abs(spectrum)), wide)
-                hiss = np.fft.rfft(noise[channel][cut] * window, axis=1)
+                hiss = np.fft.rfft(noise[channel][cut] * swell[channel][within] * window, axis=1)
                 hiss *= np.sqrt(add * envelope / (0.5 * size))
                 spectrum = spectrum * np.sqrt(keep) + hiss
             back = np.fft.irfft(spectrum * ratio, size, axis=1) * (window / 2)
+            back = back.astype(np.float32)
             for row, begin in zip(back, frames * hop, strict=True):
                 result[channel, begin : begin + size] += row
-    return result[:, size : size + y.shape[1]].astype(np.float32)
+    return result[:, size : size + y.shape[1]]
 
 
 def _smooth(flags: NDArray[np.bool_], reach: int) -> Floats:
@@ -314,15 +317,15 @@ def _boxcar(power: Floats, width: int) -> Floats:
     return np.asarray((total[:, 2 * half + 1 :] - total[:, : -2 * half - 1]) / (2 * half + 1))
 
 
-def _breath_noise(padded: Singles, rate: int, rng: np.random.Generator) -> Singles:
-    """White noise of variance 1 that swells with every pulse of the voice, as breath does."""
+def _swell(padded: Singles, begin: int, end: int, rate: int) -> Floats:
+    """(channels, end - begin) amplitude of noise that swells with every pulse, as breath does."""
     short, long = max(2, round(0.0015 * rate)), round(0.02 * rate)
-    noise = rng.standard_normal(padded.shape, dtype=np.float32)
-    for channel, sound in enumerate(padded):
-        power = np.square(np.diff(sound, prepend=sound[:1]), dtype=np.float64)
-        swell = np.sqrt((_mean(power, short) + 1e-12) / (_mean(power, long) + 1e-12))
-        noise[channel] *= 0.4 + 0.6 * np.minimum(swell, 3)
-    return noise
+    first, last = max(begin - long, 0), min(end + long, padded.shape[1])
+    power = np.square(np.diff(padded[:, first:last], prepend=0), dtype=np.float64)
+    power[:, 0] = power[:, 1]
+    ratio = np.array([(_mean(p, short) + 1e-12) / (_mean(p, long) + 1e-12) for p in power])
+    inside = slice(begin - first, end - first)
+    return np.asarray(0.4 + 0.6 * np.minimum(np.sqrt(ratio[:, inside]), 3))
 
 
 def _mean(x: Floats, width: int) -> Floats:
@@ -352,18 +355,31 @@ def _levelled(
         gain += np.convolve(padded, (0.1, 0.2, 0.4, 0.2, 0.1), "valid")
     if not gain.any():
         return y
-    samples = np.interp(np.arange(y.shape[1]), np.arange(count) * hop, gain)
-    return (y * 10 ** (samples / 20)).astype(np.float32)
+    return _amplified(y, np.arange(count) * hop, 10 ** (gain / 20))
+
+
+def _amplified(y: Singles, knots: NDArray[np.intp] | Floats, gain: Floats) -> Singles:
+    """Times an amplitude that is given at some samples, straight lines between; in parts."""
+    result = np.empty_like(y)
+    for first in range(0, y.shape[1], 1 << 18):
+        part = np.arange(first, min(first + (1 << 18), y.shape[1]))
+        result[:, part] = y[:, part] * np.interp(part, knots, gain)
+    return result
 
 
 def _levels(x: Singles, rate: int, hop: int, count: int) -> Floats:
     """(count,) dB of windows of 40 ms around multiples of `hop`, all channels together."""
     half = round(_LEVEL_SECONDS * rate / 2)
-    total = np.concatenate([[0.0], np.cumsum(np.square(x, dtype=np.float64).mean(axis=0))])
-    centre = np.arange(count) * hop
-    low = np.clip(centre - half, 0, x.shape[1])
-    high = np.clip(centre + half, 0, x.shape[1])
-    return np.asarray(10 * np.log10((total[high] - total[low]) / (2 * half) + 1e-12))
+    mean = np.empty(count)
+    for first in range(0, count, 4096):
+        centre = np.arange(first, min(first + 4096, count)) * hop
+        begin = max(int(centre[0]) - half, 0)
+        part = np.square(x[:, begin : int(centre[-1]) + half], dtype=np.float64).mean(axis=0)
+        total = np.concatenate([[0.0], np.cumsum(part)])
+        low = np.clip(centre - half - begin, 0, len(part))
+        high = np.clip(centre + half - begin, 0, len(part))
+        mean[first : first + len(centre)] = (total[high] - total[low]) / (2 * half)
+    return np.asarray(10 * np.log10(np.maximum(mean, 0) + 1e-12))
 
 
 def _limited(y: Singles, rate: int, peak: float) -> Singles:
@@ -372,13 +388,12 @@ def _limited(y: Singles, rate: int, peak: float) -> Singles:
         return y
     step = max(1, round(0.001 * rate))
     count = -(-y.shape[1] // step)
-    highest = np.abs(np.pad(y, ((0, 0), (0, count * step - y.shape[1])))).max(axis=0)
-    wanted = np.minimum(1.0, peak / np.maximum(highest.reshape(count, step).max(axis=1), 1e-9))
+    highest = np.maximum.reduceat(np.abs(y).max(axis=0), np.arange(count) * step)
+    wanted = np.minimum(1.0, peak / np.maximum(highest.astype(np.float64), 1e-9))
     reach = 10
     padded = np.pad(wanted, 2 * reach + 1, mode="edge")
     lowest = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 3).min(axis=1)
     hann = np.hanning(2 * reach + 3)[1:-1]
     smooth = np.convolve(lowest, hann / hann.sum(), "valid")
     knots = (np.arange(count) + 0.5) * step
-    gain = np.interp(np.arange(y.shape[1]), knots, smooth)
-    return np.clip(y * gain, -peak, peak).astype(np.float32)
+    return np.clip(_amplified(y, knots, smooth), -peak, peak)
