@@ -193,8 +193,8 @@ class Block(nn.Module):
         """x (B, T, width), condition (B, T, condition) -> (B, T, width)."""
         y = self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
         gain, shift = self.film(condition).chunk(2, dim=-1)
-        y = self.down(self.dropout(nn.functional.gelu(self.up(y * (1 + gain) + shift))))
-        return x + self.scale * y
+        y = self.down(nn.functional.gelu(self.up(y * (1 + gain) + shift)))
+        return x + self.dropout(self.scale * y)
 
 
 class VoiceDenoiser(ModelMixin, ConfigMixin, PeftAdapterMixin):
