@@ -106,7 +106,7 @@ def render(
     coloured = moved
     if edit.bands.any() or (edit.breath > 0).any():
         coloured = _coloured(moved, sample_rate, analysis, edit, at, protect, rng)
-    result = _levelled(x, coloured, sample_rate, analysis, edit, at)
+    result = _levelled(x, coloured, sample_rate, edit, at)
     result = _limited(result, sample_rate, max(PEAK, float(np.abs(x).max())))
     return result[0] if given.ndim == 1 else result
 
@@ -337,17 +337,15 @@ def _mean(x: Floats, width: int) -> Floats:
 # --- level
 
 
-def _levelled(
-    x: Singles, y: Singles, rate: int, analysis: Analysis, edit: VoiceEdit, at: _Times
-) -> Singles:
+def _levelled(x: Singles, y: Singles, rate: int, edit: VoiceEdit, at: _Times) -> Singles:
     """Give every moment the level of the source there, and what the edit says about level."""
-    hop = round(rate * HOP / RATE)
-    count = 1 + y.shape[1] // hop
-    place = at.frame(np.arange(count) * hop)
+    hop = rate * HOP / RATE  # 705.6 samples at 44.1 kHz: whole ones would run away from the frames
+    centres = _whole(np.arange(1 + int(y.shape[1] / hop)) * hop)
+    place = at.frame(centres)
     gain = at.row(edit.energy_db, place)
     if y is not x:
-        source = at.row(_levels(x, rate, hop, len(analysis)), place)
-        here = _levels(y, rate, hop, count)
+        source = at.row(_levels(x, rate, _whole(at.steps * hop)), place)
+        here = _levels(y, rate, centres)
         # where both are loud enough to be heard; in pauses the noise stays what it is
         loud = np.minimum(source, here) > source.max() - 50
         correction = np.where(loud, np.clip(source - here, -_CORRECTION_DB, _CORRECTION_DB), 0)
@@ -355,7 +353,7 @@ def _levelled(
         gain += np.convolve(padded, (0.1, 0.2, 0.4, 0.2, 0.1), "valid")
     if not gain.any():
         return y
-    return _amplified(y, np.arange(count) * hop, 10 ** (gain / 20))
+    return _amplified(y, centres, 10 ** (gain / 20))
 
 
 def _amplified(y: Singles, knots: NDArray[np.intp] | Floats, gain: Floats) -> Singles:
@@ -367,12 +365,16 @@ def _amplified(y: Singles, knots: NDArray[np.intp] | Floats, gain: Floats) -> Si
     return result
 
 
-def _levels(x: Singles, rate: int, hop: int, count: int) -> Floats:
-    """(count,) dB of windows of 40 ms around multiples of `hop`, all channels together."""
+def _whole(places: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+    return np.asarray(np.rint(places).astype(np.intp))
+
+
+def _levels(x: Singles, rate: int, centres: NDArray[np.intp]) -> Floats:
+    """dB of windows of 40 ms around these samples, all channels together; zeros lie outside."""
     half = round(_LEVEL_SECONDS * rate / 2)
-    mean = np.empty(count)
-    for first in range(0, count, 4096):
-        centre = np.arange(first, min(first + 4096, count)) * hop
+    mean = np.empty(len(centres))
+    for first in range(0, len(centres), 4096):
+        centre = centres[first : first + 4096]
         begin = max(int(centre[0]) - half, 0)
         part = np.square(x[:, begin : int(centre[-1]) + half], dtype=np.float64).mean(axis=0)
         total = np.concatenate([[0.0], np.cumsum(part)])

@@ -101,6 +101,21 @@ def test_level_is_what_the_edit_says(voice: tuple[np.ndarray, Analysis]) -> None
     assert everything.level == pytest.approx(before.level - 3, abs=0.7)
 
 
+def test_levels_do_not_run_away_from_the_frames() -> None:
+    """16 ms are 176.4 samples at 11,025 Hz; counted as 176, the levels of 60 s end 140 ms late."""
+    rate = 11025
+    x = 0.5 * np.tile(speech.sentence(rate), 32)
+    analysis = analyse(x, rate)
+    y = render(x, rate, analysis, VoiceEdit.constant(len(analysis), bands=np.linspace(-5, 5, 24)))
+    last = slice(-2 * rate, None)
+    blocks = [
+        10 * np.log10(np.mean(np.square(z[last].reshape(-1, 175)), axis=1) + 1e-9) for z in (x, y)
+    ]
+    loud = blocks[0] > blocks[0].max() - 25
+    assert np.abs(blocks[1] - blocks[0])[loud].max() < 4
+    assert np.abs(blocks[1] - blocks[0])[loud].mean() < 0.7
+
+
 def test_bands_land_and_are_clamped(voice: tuple[np.ndarray, Analysis]) -> None:
     x, before = voice
     wave = 5 * np.sin(np.arange(24) / 3)
