@@ -284,7 +284,7 @@ class Sampling:
     stay exactly 0. repel: strength of the guidance away from the negative emotions.
     """
 
-    steps: int = 16
+    steps: int = 10
     expressiveness: float = 1.0
     variation: float = 1.0
     locks: Collection[str] = ()
