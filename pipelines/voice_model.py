@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from adapters.emotion import CORE, VAD
-from adapters.voice_analysis import HOP, RATE
 from adapters.voice_edit import TARGETS, VoiceEdit
 from adapters.voice_emotion import (
     BAND,
@@ -45,16 +44,19 @@ from adapters.voice_emotion import (
     SEMITONES,
     STRETCH,
     VoiceDirections,
-    contours,
-    frame_parts,
-    phrase_edges,
-    phrases,
+)
+from pipelines.voice_frames import (
+    FEATURES,
+    STRETCH_FRAMES,
+    VALUE_FRAMES,
+    Frames,
+    Voice,
+    smooth,
+    voice_of,
 )
 
 Floats = NDArray[np.float64]
 
-HOP_SECONDS = HOP / RATE
-FEATURES = 34
 CONDITION = 16  # 12 intensities and 3 of their VAD per unit, and that they are told
 MEASURED = ("happiness", "anger", "disgust", "fear", "sadness", "boredom")
 """Emotions with recordings to learn from; the others reach the denoisers by their VAD alone."""
@@ -75,84 +77,6 @@ ADAPTER = "pytorch_lora_weights.safetensors"
 
 class VoiceModelError(ValueError):
     """A voice, track or setting the model cannot use; one line that says what would do."""
-
-
-class Voice(NamedTuple):
-    """A recording as the model sees it, T frames.
-
-    features: float32 (T, 34). parts: (T, 7). contour: (T, 2). inside: (T,) bool, from the first to
-    the last phrase; what lies before and after is never changed in time.
-    """
-
-    features: NDArray[np.float32]
-    parts: Floats
-    contour: Floats
-    inside: NDArray[np.bool_]
-
-
-class Frames(Protocol):
-    """What is read of an `adapters.voice_analysis.Analysis`, T frames 16 ms apart."""
-
-    f0: NDArray[Any]
-    energy: NDArray[Any]
-    bands: NDArray[Any]
-    breath: NDArray[Any]
-    speech: NDArray[np.bool_]
-
-
-def voice_of(analysis: Frames) -> Voice:
-    """What the model reads of an analysis.
-
-    Everything is relative to the recording itself: pitch to its median, level and bands to their
-    means over speech, so that the model knows neither the person nor the microphone.
-    """
-    hz, energy, envelope, noise = (
-        np.asarray(x, dtype=np.float64)
-        for x in (analysis.f0, analysis.energy, analysis.bands, analysis.breath)
-    )
-    speech = np.asarray(analysis.speech, dtype=bool)
-    voiced = (hz > 0) & speech
-    semitones = 12.0 * np.log2(np.maximum(hz, 1.0))
-    contour = contours(semitones, voiced, energy, speech)
-    pitch = _filled(contour[:, 0], voiced)
-    begin, end = phrase_edges(speech, HOP_SECONDS)
-    progress, inside = np.zeros(len(hz)), np.zeros(len(hz), dtype=bool)
-    runs = phrases(speech, HOP_SECONDS)
-    for first, last in runs:
-        progress[first:last] = (np.arange(last - first) + 0.5) / (last - first)
-    if runs:
-        inside[runs[0][0] : runs[-1][1]] = True
-    colour = np.zeros_like(envelope)
-    if speech.any():
-        colour[speech] = envelope[speech] - envelope[speech].mean(axis=0)
-    columns = [
-        pitch / 4.0,
-        voiced,
-        speech,
-        contour[:, 1] / 10.0,
-        _relative(noise, voiced) / 6.0,
-        begin,
-        end,
-        progress,
-        np.gradient(pitch) if len(pitch) > 1 else pitch,
-        np.gradient(contour[:, 1]) / 5.0 if len(pitch) > 1 else pitch,
-    ]
-    features = np.concatenate([np.stack(columns, axis=1), colour / 8.0], axis=1)
-    parts = frame_parts(voiced, speech, HOP_SECONDS)
-    return Voice(features.astype(np.float32), parts, contour, inside)
-
-
-def _relative(values: Floats, where: NDArray[np.bool_]) -> Floats:
-    """(T,) distance from the mean over `where`, 0 elsewhere."""
-    return np.where(where, values - values[where].mean(), 0.0) if where.any() else 0.0 * values
-
-
-def _filled(values: Floats, where: NDArray[np.bool_]) -> Floats:
-    """(T,) values where known, straight lines between, flat before and after."""
-    if not where.any():
-        return np.zeros_like(values)
-    at = np.flatnonzero(where)
-    return np.interp(np.arange(len(values)), at, values[at])
 
 
 def length_of(track: ArrayLike) -> Floats:
@@ -286,7 +210,7 @@ class Sampling:
 
     steps: int = 10
     expressiveness: float = 1.0
-    variation: float = 1.0
+    variation: float = 0.5
     locks: Collection[str] = ()
     repel: float = 0.5
 
@@ -418,6 +342,10 @@ class VoicePipeline(DiffusionPipeline):
                 )
                 spread = getattr(self, name).spread.double().numpy()
                 out[:, columns] += settings.variation * g[:, None] * spread * y
+        # Smooth as the pairs were made: a few steps leave noise that no take has.
+        rest = smooth(out - mean, VALUE_FRAMES)
+        rest[:, STRETCH] = smooth((out - mean)[:, STRETCH], STRETCH_FRAMES)
+        out = mean + rest if settings.variation > 0 else mean
         out = np.clip(mean + (out - mean) * reach(voice), LOWEST, HIGHEST)
         out[:, locked] = 0.0
         out[asked == 0] = 0.0

@@ -18,14 +18,8 @@ from adapters.emotion import CORE
 from adapters.voice_analysis import BAND_CENTRES
 from adapters.voice_emotion import BAND, BREATH, ENERGY, SEMITONES, STRETCH, fit, tilt_of
 from pipelines.media_sound import encode_sound, load_sound
-from pipelines.voice_model import (
-    HEADS,
-    Sampling,
-    VoiceModelError,
-    VoicePipeline,
-    make_scheduler,
-    voice_of,
-)
+from pipelines.voice_frames import voice_of
+from pipelines.voice_model import HEADS, Sampling, VoiceModelError, VoicePipeline, make_scheduler
 from training.voice import (
     Feed,
     Settings,

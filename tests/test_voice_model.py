@@ -13,22 +13,20 @@ from diffusers import DPMSolverMultistepScheduler
 from adapters.emotion import CORE, EmotionTimeline
 from adapters.voice_analysis import BAND_CENTRES, analyse
 from adapters.voice_emotion import BAND, HIGHEST, LOWEST, STRETCH, fit
+from pipelines.voice_frames import HOP_SECONDS, Voice, voice_of
 from pipelines.voice_model import (
-    HOP_SECONDS,
     LOCKS,
     OVERLAP,
     WINDOW,
     Sampling,
-    Voice,
     VoiceDenoiser,
     VoiceModelError,
     VoicePipeline,
     condition_of,
     make_scheduler,
-    voice_of,
 )
 
-FAST = Sampling(steps=3)
+FAST = Sampling(steps=3, variation=1.0)
 
 
 def spoken(seconds: float = 2.0, seed: int = 0) -> np.ndarray:

@@ -39,6 +39,7 @@ from adapters.voice_emotion import (
     VoiceDirections,
     cue_table,
 )
+from pipelines.voice_frames import voice_of
 from pipelines.voice_model import (
     CONDITION,
     HEADS,
@@ -46,7 +47,6 @@ from pipelines.voice_model import (
     VoicePipeline,
     condition_of,
     make_scheduler,
-    voice_of,
 )
 from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
 from training.voice_data import (

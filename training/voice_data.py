@@ -44,6 +44,7 @@ from adapters.voice_emotion import (
     tilt_of,
 )
 from pipelines.media_sound import load_sound
+from pipelines.voice_frames import STRETCH_FRAMES, VALUE_FRAMES, smooth
 from training.voice_align import align, anchors, comparable
 
 Floats = NDArray[np.float64]
@@ -60,8 +61,6 @@ NAMES = {
     "neutral": "neutral",
 }
 CEPSTRA = 13
-STRETCH_FRAMES = 4.0  # sd of the smoothing of the path before its slope is read: 64 ms, a phone
-VALUE_FRAMES = 1.5  # the same for what is read along it: 24 ms
 MOST_DB = 15.0
 OCTAVE = 9.0  # semitones off the pair's median that one of the two trackings is wrong by
 FEWEST_QUIET = 6  # frames without speech that tell the noise of a recording: .1 s
@@ -218,15 +217,6 @@ def load_clips(path: Path) -> list[Clip]:
 
 
 # Differences -------------------------------------------------------------------------------------
-
-
-def smooth(rows: Floats, frames: float) -> Floats:
-    """(T, ...) Gaussian of `frames` standard deviation along time; the ends are held."""
-    half = int(np.ceil(3 * frames))
-    taps = np.exp(-0.5 * (np.arange(-half, half + 1) / frames) ** 2)
-    padded = np.pad(rows, [(half, half)] + [(0, 0)] * (rows.ndim - 1), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)
-    return np.asarray(windows @ (taps / taps.sum()))
 
 
 def make_pair(source: Clip, target: Clip) -> Pair | None:

@@ -31,15 +31,8 @@ from adapters.voice_emotion import (
     STRETCH,
     VoiceDirections,
 )
-from pipelines.voice_model import (
-    HEADS,
-    MEASURED,
-    Sampling,
-    Voice,
-    VoiceDenoiser,
-    VoicePipeline,
-    voice_of,
-)
+from pipelines.voice_frames import Voice, voice_of
+from pipelines.voice_model import HEADS, MEASURED, Sampling, VoiceDenoiser, VoicePipeline
 from training.voice import Row, collated, expected, make_row, make_rows, remaining, whole
 from training.voice_data import HELD_SPEAKERS, Clip, Pair, clarity, prepared
 
