@@ -188,8 +188,8 @@ class VoiceCritic(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        width: int = 64,
-        embed: int = 48,
+        width: int = 40,
+        embed: int = 40,
         members: int = 5,
         dropout: float = 0.3,
         label: str = "critic-voice",

@@ -297,7 +297,7 @@ def _correlation(frames: Singles, f0: Floats) -> Floats:
     window = np.hanning(LONG)
     size = 2 * LONG
 
-    def auto(x: NDArray[np.floating]) -> Floats:  # type: ignore[type-arg]
+    def auto(x: NDArray[np.floating]) -> Floats:
         return np.asarray(np.fft.irfft(np.abs(np.fft.rfft(x, size, axis=-1)) ** 2, axis=-1))
 
     curve = auto((frames - frames.mean(axis=1, keepdims=True)) * window)

@@ -62,7 +62,7 @@ class Machine:
         count = np.bincount(y, minlength=len(CLASSES)) * len(CLASSES) / len(y)
         wanted = np.where(np.eye(len(CLASSES))[y] > 0, 1.0, -1 / (len(CLASSES) - 1))
         gram = _kernel(rows, rows, width) + np.diag(ridge * count[y])
-        weights = np.linalg.solve(gram, wanted)
+        weights = np.asarray(np.linalg.solve(gram, wanted), dtype=np.float64)
         return cls(
             rows, weights, width, 1.0,
             scale.centre, scale.spread, scale.directions, scale.precision,
@@ -122,7 +122,7 @@ class VoiceReader:
 
         Raises VoiceError when nobody speaks in any of the clips.
         """
-        sounds = items if isinstance(items, (list, tuple)) else [items]
+        sounds: Sequence[Any] = items if isinstance(items, (list, tuple)) else [items]
         rows = [_functionals(item, sample_rate) for item in sounds]
         kept = [row for row in rows if not np.isnan(row[0])]
         if not kept:
