@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Cadence = Literal["", "half", "approach", "authentic", "final"]
 PHRASE = 4
@@ -163,17 +163,3 @@ def cadence_chords(
     if form.place == 0 and form.letter in "a-":
         return tonic, None
     return None, None
-
-
-def smooth(values: ArrayLike, width: int = 2) -> NDArray[np.float64]:
-    """Attribute targets (bars, n) eased over neighbouring bars, so that nothing jumps at a line."""
-    rows = np.asarray(values, dtype=np.float64)
-    if len(rows) < 3 or width < 1:
-        return rows
-    kernel = np.hanning(2 * width + 1)[1:-1]
-    kernel /= kernel.sum()
-    pad = len(kernel) // 2
-    padded = np.pad(rows, ((pad, pad), (0, 0)), mode="edge")
-    return np.stack(
-        [np.convolve(padded[:, k], kernel, mode="valid") for k in range(rows.shape[1])], axis=1
-    )

@@ -29,6 +29,8 @@ MEMORY = 1400
 """Tokens a row may remember before its beginning is dropped; trained on 1,024, rotary positions
 read a little further well."""
 ROOM = 256  # tokens of room that a full cache is given
+LEAP = 19
+"""Semitones that a melody moves at most from note to note; real tunes hardly pass a twelfth."""
 KEPT = 700  # tokens kept of a row when it is shortened, whole bars
 CHORD_TEMPERATURE = 0.9  # chords steer everything after them: a little safer than notes
 
@@ -170,6 +172,9 @@ class _Row:
     def _pitches(self, bias: NDArray[np.float32], lowest: int) -> None:
         keys = slice(lowest - LOWEST, KEYS)
         bias[self.layout.pitch[keys]] = self.plan.pitch_bias[keys]
+        if self.voice == MELODY and self.tune is not None:
+            far = np.abs(np.arange(lowest, HIGHEST + 1) - self.tune) > LEAP
+            bias[self.layout.pitch[np.flatnonzero(far) + lowest - LOWEST]] = -np.inf
         if self.plan.closes:
             minor = self.plan.whole[1] == 1
             keys_left = np.arange(lowest, HIGHEST + 1)

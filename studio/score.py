@@ -82,8 +82,15 @@ def kind_of_file(file: Path) -> str:
 
 def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
     from pipelines.media import load_image
+    from pipelines.take import Take
 
     image = load_image(file)
+    modality = ""
+    with suppress(ValueError):  # a picture from elsewhere carries no request
+        modality = Take.read(file).request.modality
+    if modality == "music":
+        msg = f"score: {file} is a picture of notes; score the .mid or .wav beside it"
+        raise ValueError(msg)
     ours = _allowed(file, real_media, NOTICE, "show a real person")
     quiet_libraries(offline=True)
     from adapters.critic import load_critic

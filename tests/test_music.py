@@ -572,6 +572,16 @@ def test_score_reads_notes_by_both_and_sound_by_one(
     assert "critic-music" not in capsys.readouterr().out
 
 
+def test_a_roll_is_no_picture_to_score(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ["make", "music", "-b", str(weights), "-o", str(tmp_path), *FAST]
+    assert run(made) == 0
+    roll = next(tmp_path.rglob("*.png"))
+    assert run(["score", str(roll)]) == 2
+    assert "score the .mid or .wav beside it" in capsys.readouterr().err
+
+
 def test_a_strange_sound_may_be_a_voice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     voice = tmp_path / "voice.wav"
     time_ = np.arange(44100 * 3) / 44100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.music_form import PHRASE, cadence_chords, form_of, plan_bars, smooth
+from pipelines.music_form import PHRASE, cadence_chords, form_of, plan_bars
 
 
 @pytest.mark.parametrize("seconds", [2.0, 7.3, 30.0, 61.7, 600.0])
@@ -70,10 +70,3 @@ def test_cadences_are_those_of_the_mode() -> None:
 def test_no_bars_is_said_in_one_line() -> None:
     with pytest.raises(ValueError, match="bars: at least 1, received 0"):
         form_of(0)
-
-
-def test_smoothing_keeps_a_constant_and_eases_a_step() -> None:
-    assert np.allclose(smooth(np.ones((9, 2))), 1.0)
-    step = smooth(np.repeat([0.0, 1.0], 6)[:, None])
-    assert (np.diff(step[:, 0]) >= -1e-12).all()
-    assert np.diff(step[:, 0]).max() < 0.7

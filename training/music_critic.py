@@ -1,6 +1,6 @@
 """Recipe and report of the critics of music: critic-music and reader-music.
 
-    python -m training.music_critic --data ../shared/data/music --out assets/models
+    python -m training.music_critic --data DATA --out assets/models
 
 Both are fitted without labelled music (`training.music_reader`): published figures, cues of the
 literature, and music that may be shipped. The labelled sets only measure. The report compares them

@@ -265,7 +265,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Quadrants (chance .25; valence and arousal .50)",
         _quadrant_table(report["quadrants"]),
         "Beside it, quoted: EmoGen's demonstration pieces under two judges .74 and .61 (n = 23, "
-        "chosen by its authors); this project's prototype .82 and .77, best of four .97 (n = 64).",
+        "chosen by its authors).",
         "## Who is taken for whom (judge; rows asked, columns read)",
         *(
             f"{way}\n\n{_confusion(report['quadrants'][way]['judge']['confusion'])}"
