@@ -34,6 +34,7 @@ INPUTS = ("continue", "recolour", "from", "onto", "soundfont")
 CONTROLS = "controls.json"
 """What tells a composer's folder: the steps of its attributes."""
 SECONDS, LONGEST = 30.0, 600.0
+LONGEST_FILE = 1200.0  # of what is played again: its sound must fit into 2 GB of memory
 TAIL_SECONDS = 8.0  # music after the last key of a course of emotions, so that it can be heard
 MORE_BARS = 16  # of a continuation, when no length is given
 CANDIDATES = 4  # nearly as quick as one, and the rare piece that missed the mood is not kept
@@ -240,6 +241,13 @@ def _seconds(
     if kind in ("recolour", "transfer"):
         if wanted is not None:
             msg = f"seconds: --{kind} keeps the length of the file; leave --seconds out"
+            raise ParamError(msg)
+        name = "recolour" if kind == "recolour" else "onto"
+        if files[name].seconds > LONGEST_FILE:
+            msg = (
+                f"{name}: the file lasts {files[name].seconds / 60:.0f} minutes, allowed are "
+                f"{LONGEST_FILE / 60:g}; cut it into parts"
+            )
             raise ParamError(msg)
         return None
     if kind == "compose":

@@ -64,6 +64,10 @@ def notes_of(job: Job, plan: Plan | None) -> list[str]:
     length = job.params.seconds
     if length is not None and course > length:
         notes.append(f"the emotion's course ends at {course:g} s, the music at {length:g} s")
+    for name, value in job.pins.attributes.items() if job.composed and plan is not None else ():
+        played = float(plan.targets[:, ATTRIBUTES.index(name)].mean())
+        if name != "tempo" and abs(played - value) > 1e-6:
+            notes.append(f"{name}={value:g} is beyond this composer; {played:g} is asked of it")
     if plan is None and job.kind == "recolour":
         notes.append("neither emotion nor attributes are asked for: the file is played as it is")
     return notes

@@ -68,7 +68,7 @@ def score(
 
 
 def kind_of_file(file: Path) -> str:
-    """ "notes", "sound" or "picture", by the first bytes; what is none of these is a picture."""
+    """ "notes", "sound" or "picture", by the first bytes, by the name where they tell nothing."""
     from pipelines.media_midi import is_midi
     from pipelines.media_sound import kind_of
 
@@ -77,7 +77,10 @@ def kind_of_file(file: Path) -> str:
         if file.is_file():
             with file.open("rb") as opened:
                 head = opened.read(16)
-    return "notes" if is_midi(head) else "sound" if kind_of(head) else "picture"
+    if is_midi(head) or kind_of(head):
+        return "notes" if is_midi(head) else "sound"
+    named = {".mid": "notes", ".midi": "notes", ".wav": "sound", ".flac": "sound", ".mp3": "sound"}
+    return named.get(file.suffix.lower(), "picture")  # its decoder says what is wrong
 
 
 def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:

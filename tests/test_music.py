@@ -428,6 +428,20 @@ def test_recolouring_changes_the_mood_not_the_melody(
     assert sad.chosen is None
 
 
+def test_a_file_too_long_to_play_again_is_one_line(tmp_path: Path) -> None:
+    long = tmp_path / "long.mid"
+    piece = Piece.of(np.arange(0, 2400, 4.0), 2.0, 60, tempo=100.0)
+    long.write_bytes(encode_midi(piece, {}))
+    with pytest.raises(ParamError, match="24 minutes, allowed are 20; cut it"):
+        job_of(request("sadness .5", inputs={"recolour": long}), loaded=True)
+
+
+def test_a_pin_beyond_the_composer_is_told(composer: Composer, tmp_path: Path) -> None:
+    asked = request("neutral", seconds=4.0, candidates=1, attributes="velocity=120")
+    take = takes(composer, [asked], tmp_path)[0]
+    assert any("velocity=120 is beyond" in note for note in take.reading["notes"])
+
+
 def test_recolouring_needs_no_model(melody: Path, tmp_path: Path) -> None:
     """On a machine without a composer's weights; the directions are shipped."""
     asked = request("sadness .9", inputs={"recolour": melody}, backbone=str(tmp_path))
