@@ -67,6 +67,18 @@ def differ(one, other):
     return a.shape != b.shape or (a != b).any()
 
 
+def style_of(composer, folder: Path) -> str:
+    """A LoRA folder with random weights that fits the composer."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    copy = LlamaForCausalLM(composer.model.config)
+    get_peft_model(copy, config).save_pretrained(folder)
+    return str(folder)
+
+
 def tune(path: Path, bars: int = 4, *, tonic: int = 55, tempo: float = 100.0) -> Path:
     """Write a small song in a major key as a MIDI file."""
     rows = []
@@ -161,6 +173,7 @@ class MusicContract:
             "seconds": 6.0, "attributes": "tempo=72,mode=major,key=F#", "strength": 0.3,
             "performance": 0.0, "brightness": 0.9, "form": "through", "transfer": "tempo",
             "candidates": 2, "temperature": 0.3, "top_p": 0.3, "guidance_scale": 5.0, "over": True,
+            "lora": style_of(composer, tmp_path / "style"), "lora_weight": 0.5,
         }  # fmt: skip
         assert set(changes) == {f.name for f in dataclasses.fields(MusicParams)}, "add a line here"
         # Nine bars: what returns is heard in the second phrase.
@@ -176,6 +189,10 @@ class MusicContract:
                 asked = request("neutral", inputs={"from": b, "onto": a}, transfer=value)
                 take = takes(composer, asked, tmp_path)[0]
                 assert load_midi(take.path).tempo[0, 1] == pytest.approx(60, abs=0.1)
+            elif knob == "lora_weight":
+                worn = {**long, "lora": changes["lora"]}
+                take = takes(composer, request(**worn, lora_weight=value), tmp_path)[0]
+                assert differ(take, takes(composer, request(**worn), tmp_path)[0])
             elif knob == "brightness":
                 take = takes(composer, request(**{**long, knob: value}), tmp_path)[0]
                 assert not differ(take, base)

@@ -141,9 +141,12 @@ def test_sizes_and_mechanisms_are_checked_before_painting(tmp_path, painter):
 def test_several_modalities_or_none():
     with pytest.raises(ValueError, match="none were given"):
         pipelines.generate([])
-    song = Request("music", "", EmotionTimeline.constant(Emotion.neutral()), 1, "x")
-    with pytest.raises(ValueError, match="modality: music"):
-        pipelines.generate(song)
+    state = EmotionTimeline.constant(Emotion.neutral())
+    with pytest.raises(ValueError, match="modality: film"):
+        pipelines.generate(Request("film", "", state, 1, "x"))
+    song, picture = (Request(kind, "a lake", state, 1, "x") for kind in ("music", "image"))
+    with pytest.raises(ValueError, match="modality: image, music in one call"):
+        pipelines.generate([song, picture])
 
 
 # Weights ------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from pipelines.music_plan import asked_curve, asked_label, candidate_seed, plan_
 from pipelines.params import ParamError
 from pipelines.take import Request, Take
 from studio.cli import run
-from tests.music_contracts import composer_of, differ, notes, request, takes, tune
+from tests.music_contracts import composer_of, differ, notes, request, style_of, takes, tune
 from tests.tiny import tiny_composer
 
 FAST = ["--seconds", "5", "--candidates", "1"]
@@ -329,13 +329,7 @@ def test_without_a_critic_nothing_is_chosen(composer: Composer, tmp_path: Path) 
 
 
 def test_a_style_is_worn_for_its_takes_alone(composer: Composer, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM
-
-    copy = LlamaForCausalLM(composer.model.config)
-    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(copy, config).save_pretrained(tmp_path / "style")
-    style = str(tmp_path / "style")
+    style = style_of(composer, tmp_path / "style")
     asked = [
         request("sadness .5", seconds=6.0, candidates=1, **given)
         for given in ({}, {"lora": style}, {"lora": style, "lora_weight": 0.0})

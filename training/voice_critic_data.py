@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from adapters.files import replacing
 from adapters.voice_analysis import RATE, analyse, at_rate
 from adapters.voice_critic import CLASSES, frames_of
 from adapters.voice_cues import cue_vector
 from adapters.voice_features import functionals, hear
+from pipelines.media_sound import load_sound
 
 Rows = np.ndarray
 
@@ -92,8 +92,8 @@ def clips(data: Path) -> list[Clip]:
 
 def load(clip: Clip, data: Path) -> Rows:
     """The waveform, one channel at `RATE`."""
-    sound, rate = soundfile.read(data / clip.path, dtype="float32", always_2d=True)
-    return at_rate(sound.T, rate)
+    sound = load_sound(data / clip.path)
+    return at_rate(sound.waveform, sound.sample_rate)
 
 
 def seeded(*parts: object) -> np.random.Generator:
