@@ -8,6 +8,7 @@ not know what the work is.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -75,3 +76,20 @@ def one_pool() -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+def idle_threads(wanted: int, load: float | None = None, cores: int | None = None) -> int:
+    """As many CPU threads as are wanted if that many cores are idle, else one.
+
+    For work whose kernels are so short that threads wait for each other: with a core too few they
+    wait for the scheduler. load: runnable processes, by default the mean of the last minute;
+    where the system does not tell, one thread. cores: of the machine.
+    """
+    if load is None:
+        try:
+            load = os.getloadavg()[0]
+        except (AttributeError, OSError):  # Windows has none
+            return 1
+    free = (cores or os.cpu_count() or 1) - load
+    # Half a core of bookkeeping does not count: a desktop is never quite idle.
+    return wanted if free >= wanted - 0.5 else 1
