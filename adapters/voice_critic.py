@@ -190,7 +190,7 @@ class VoiceCritic(ModelMixin, ConfigMixin):
         self,
         width: int = 40,
         embed: int = 40,
-        members: int = 5,
+        members: int = 3,
         dropout: float = 0.3,
         label: str = "critic-voice",
     ) -> None:

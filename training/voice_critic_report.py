@@ -19,8 +19,9 @@ import torch
 from adapters import metrics
 from adapters.emotion import CORE, VAD
 from adapters.reading import Reading
-from adapters.voice_analysis import RATE, VoiceError, analyse
+from adapters.voice_analysis import RATE, Analysis, VoiceError, analyse
 from adapters.voice_critic import VoiceCritic
+from adapters.voice_features import Voice, hear
 from adapters.voice_reader import VoiceReader
 from adapters.voice_reading import CLASSES
 from adapters.voice_speaker import Speaker, content_distance, fit_speaker, voice_statistics
@@ -101,6 +102,12 @@ def pair_figures(critic: Sequence[Reading], reader: Sequence[Reading], p: Rows, 
     }
 
 
+def prepared(model: VoiceCritic | VoiceReader, clip: Clip, data: Path) -> Analysis | Voice:
+    """What a model makes of a clip first, so that several readings do it once."""
+    sound = load(clip, data)
+    return analyse(sound, RATE) if isinstance(model, VoiceCritic) else hear(sound)
+
+
 def neutral_figures(
     critic: VoiceCritic, reader: VoiceReader, every: Sequence[Clip], data: Path
 ) -> dict[str, Any]:
@@ -113,18 +120,16 @@ def neutral_figures(
         chosen = [
             c for c in every if c.dataset == name and (name != "Kerstin" or c.split == "test")
         ]
-        sounds = [load(clip, data) for clip in chosen]
         for model in (critic, reader):
+            sounds = [prepared(model, clip, data) for clip in chosen]
             bases = []
             for i, clip in enumerate(chosen):
                 same = [j for j, o in enumerate(chosen) if o.speaker == clip.speaker and j != i][:2]
                 bases.append(model.reference([sounds[j] for j in same]))
             for kind, refs in (("alone", [None] * len(chosen)), ("against", bases)):
-                p = np.concatenate(
-                    [model.classes([s], r) for s, r in zip(sounds, refs, strict=True)]
-                )
-                read = [model.read([s], r)[0] for s, r in zip(sounds, refs, strict=True)]
-                said = p.argmax(axis=1)
+                pairs = list(zip(sounds, refs, strict=True))
+                said = np.array([int(model.classes([s], r)[0].argmax()) for s, r in pairs])
+                read = [model.read([s], r)[0] for s, r in pairs]
                 hits = int((said == 0).sum())
                 row = {
                     "n": len(chosen),
@@ -149,7 +154,7 @@ def strange_figures(
     clips = [clip for clip in every if clip.dataset in ("Thorsten-Voice", "CREMA-D")]
     base = {
         model.name: model.reference(
-            load(next(c for c in clips if c.speaker.startswith("thorsten") and c.target == 0), data)
+            prepared(model, next(c for c in clips if c.path == "thorsten/neutral.flac"), data)
         )
         for model in (critic, reader)
     }
@@ -157,7 +162,7 @@ def strange_figures(
         row: dict[str, Any] = {"clip": clip.path, "acted": clip.emotion}
         for model in (critic, reader):
             known = clip.dataset == "Thorsten-Voice" and clip.target != 0
-            sound = load(clip, data)
+            sound = prepared(model, clip, data)
             p = model.classes([sound], base[model.name] if known else None)[0]
             seen = model.read([sound], base[model.name] if known else None)[0]
             row[model.name] = f"{CLASSES[int(p.argmax())]} {p.max():.2f}"
@@ -173,10 +178,11 @@ def window_figures(
     out: dict[str, Any] = {}
     for model in (critic, reader):
         right, whole = [], []
+        calm = {c.path: prepared(model, c, data) for c in chosen if c.target == 0}
         for clip in chosen:
-            sound = load(clip, data)
             same = [c for c in chosen if c.speaker == clip.speaker and c.target == 0 and c != clip]
-            base = model.reference([load(c, data) for c in same[:2]])
+            base = model.reference([calm[c.path] for c in same[:2]])
+            sound = calm[clip.path] if clip.path in calm else prepared(model, clip, data)
             _, found = model.read_over_time(sound, base)
             heard = [r for r in found if r.in_domain > 0]
             if not heard:
