@@ -677,4 +677,4 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_defaults_are_those_of_the_table() -> None:
     params = MusicParams()
-    assert (params.seconds, params.candidates, params.temperature) == (None, 4, 1.0)
+    assert (params.seconds, params.candidates, params.temperature) == (None, 2, 1.0)
