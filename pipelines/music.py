@@ -176,26 +176,14 @@ def _kind(inputs: Mapping[str, Path], params: MusicParams) -> str:
         raise ParamError(msg)
     if tasks != ["transfer"]:
         return tasks[0] if tasks else "compose"
-    from pipelines.music_transfer import ELEMENTS
+    from pipelines.music_transfer import parse_elements
 
-    elements = transfer_elements(params.transfer)
-    strange = [name for name in elements if name not in ELEMENTS]
-    if strange or not elements:
-        msg = (
-            f"transfer: allowed are {', '.join(ELEMENTS)}, received "
-            f"{strange[0][:40] if strange else 'none'}; write e.g. --transfer rhythm,velocity"
-        )
-        raise ParamError(msg)
+    parse_elements(params.transfer)
     for name, text in (("from", "gives the elements"), ("onto", "takes them")):
         if name not in inputs:
             msg = f"transfer: needs --from FILE and --onto FILE; the one that {text} is missing"
             raise ParamError(msg)
     return "transfer"
-
-
-def transfer_elements(text: str) -> tuple[str, ...]:
-    """The elements of a comma-separated list, each once."""
-    return tuple(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
 
 
 def _read(inputs: Mapping[str, Path], remarks: list[str]) -> dict[str, Piece]:

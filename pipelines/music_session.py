@@ -24,7 +24,7 @@ import numpy as np
 
 from adapters.reading import Reading, soft_score
 from pipelines import Step
-from pipelines.music import Job, contenders, groups, transfer_elements
+from pipelines.music import Job, contenders, groups
 from pipelines.music_form import form_of
 from pipelines.music_plan import Plan, candidate_seed, plan_of
 from pipelines.music_take import Made, curves_of, label_of, notes_of, reading_of, write
@@ -250,10 +250,10 @@ class Session:
     def _replayed(self, job: Job, plan: Plan | None) -> Piece:
         """The file of a job with other elements, and in another mood where one is asked for."""
         from pipelines.music_edit import recolour
-        from pipelines.music_transfer import transfer
+        from pipelines.music_transfer import parse_elements, transfer
 
         if job.kind == "transfer":
-            elements = transfer_elements(job.params.transfer)
+            elements = parse_elements(job.params.transfer)
             piece = transfer(elements, job.files["from"], job.files["onto"])
         else:
             piece = job.files["recolour"]
