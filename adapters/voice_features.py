@@ -77,8 +77,8 @@ class Voice:
 
     @property
     def seconds(self) -> float:
-        """Length that was heard."""
-        return len(self.level) * HOP / RATE
+        """Length that was heard, between the centres of the first and the last frame."""
+        return max(0, len(self.level) - 1) * HOP / RATE
 
     def between(self, start: float, stop: float) -> Voice:
         """The frames of start..stop seconds."""
