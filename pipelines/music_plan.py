@@ -19,8 +19,8 @@ from adapters.music_attributes import ATTRIBUTES
 from adapters.music_emotion import MusicDirections
 from adapters.piece import Piece
 from adapters.tonality import find_key
+from pipelines.curve import Curve
 from pipelines.music import Job
-from pipelines.music_figure import Curve
 from pipelines.music_form import plan_bars
 
 Floats = NDArray[np.float64]

@@ -20,8 +20,9 @@ from adapters.music_attributes import ATTRIBUTES, measure
 from adapters.piece import Piece
 from adapters.reading import LABELS, Reading
 from adapters.tonality import find_key
+from pipelines.curve import Curve
 from pipelines.music import Job
-from pipelines.music_figure import Curve, piano_roll
+from pipelines.music_figure import piano_roll
 from pipelines.music_plan import Plan, asked_curve, asked_label, bar_lines
 from pipelines.piano import SAMPLE_RATE
 from pipelines.take import Take, write_take

@@ -64,7 +64,9 @@ def parse_elements(text: str) -> tuple[str, ...]:
     """
     names = [name.strip().lower() for name in text.replace("+", ",").split(",") if name.strip()]
     if not names:
-        msg = f"transfer: name elements, --transfer rhythm,velocity; there are {', '.join(ELEMENTS)}"
+        msg = (
+            f"transfer: name elements, --transfer rhythm,velocity; there are {', '.join(ELEMENTS)}"
+        )
         raise TransferError(msg)
     _check(names)
     return tuple(name for name in ELEMENTS if name in names)

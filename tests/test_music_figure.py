@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 
 from adapters.piece import ACCOMPANIMENT, MELODY, Piece
+from pipelines.curve import Curve
+from pipelines.drawing import ASKED, READ
 from pipelines.music_figure import (
-    ASKED,
     HEIGHT,
-    READ,
     WIDTH,
-    Curve,
     chord_names,
     piano_roll,
     small_roll,
