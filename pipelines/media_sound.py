@@ -1,13 +1,11 @@
 """Sound in and out: an untrusted WAV, FLAC or MP3 file to samples, samples with records to a file.
 
 Files are told apart by their first bytes and never by their name; libsndfile decodes them. What is
-written is 16-bit PCM without dither, so the same samples with the same records are the same bytes.
-The three records lie where the container has a place for them:
+written is 16-bit PCM without dither, or MP3 by LAME at its best variable bit rate: the same samples
+with the same records are the same bytes. Where the records lie is told in `media_sound_records`.
 
-* WAV: LIST/INFO texts (RIFF MCI 1991: INAM, ISFT, ICMT with the parameters) before the samples;
-  behind them the XMP packet in a `_PMX` chunk (XMP part 3) and the request in a chunk of our own,
-  `affc`, which readers skip.
-* FLAC: Vorbis comments AFFECT, COMMENT, TITLE and DIGITALSOURCETYPE.
+MP3 keeps the length to the sample (LAME's tag says what to cut off, and it is cut here), but it
+cannot hold exact samples, more than two channels or another rate than those of `MP3_RATES`.
 
 The resampler is windowed-sinc polyphase (Smith & Gossett 1984), because neither numpy nor
 libsndfile has one. This file deliberately does not know what the sound is or says.
@@ -17,11 +15,11 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,8 +33,15 @@ from pipelines.media_records import (
     printable,
     read_input,
     record_bytes,
-    source_of,
-    xmp_packet,
+)
+from pipelines.media_sound_records import (
+    Records,
+    flac_file,
+    flac_records,
+    mp3_file,
+    mp3_records,
+    wav_file,
+    wav_records,
 )
 
 MAX_BYTES = 50 * 2**20
@@ -44,13 +49,11 @@ MAX_SECONDS = 3600.0
 MAX_VALUES = 2**27  # samples of all channels; 512 MB as float32, 25 minutes of 44.1 kHz stereo
 MAX_CHANNELS = 8
 RATES = (4_000, 192_000)  # Hz
-FORMATS = ("wav", "flac")
+FORMATS = ("wav", "flac", "mp3")
 """Suffixes without the dot that are written."""
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Hz that MPEG-1, 2 and 2.5 layer III know."""
 
-SOFTWARE = "Affect Studio"
-"""The program that a file names as its maker."""
-
-_TEXT_BYTES = 2**22  # of one record that is read: four times what is written
 _HALF_WIDTH = 32  # zero crossings of the sinc on each side
 _ROLLOFF = 0.94  # of the lower Nyquist frequency: the middle of the transition band
 _KAISER = 12.0  # window shape: side lobes 118 dB down (Kaiser 1974)
@@ -124,22 +127,22 @@ def decode_sound(data: bytes, name: str = "sound", sample_rate: int | None = Non
 def encode_sound(
     waveform: ArrayLike, sample_rate: int, metadata: Mapping[str, Any], ext: str = "wav"
 ) -> bytes:
-    """Encode samples with their records as 16-bit WAV or FLAC.
+    """Encode samples with their records as 16-bit WAV or FLAC, or as MP3.
 
     Args:
         waveform: (channels, samples) or (samples,), -1..1; what is beyond is clipped. 1 to 8
-            channels.
-        sample_rate: Hz, 4,000 to 192,000.
+            channels, MP3 1 or 2.
+        sample_rate: Hz, 4,000 to 192,000; MP3 one of `MP3_RATES`.
         metadata: any of `affect` (JSON object, or its text), `parameters`, `digital_source` (str).
-        ext: `wav` or `flac`, with or without a dot.
+        ext: `wav`, `flac` or `mp3`, with or without a dot.
 
     Raises:
-        MediaError: another suffix, samples of another shape or not finite, or an `affect` record
-            over 1 MB.
+        MediaError: another suffix, samples of another shape or not finite, what MP3 cannot hold, or
+            an `affect` record over 1 MB.
     """
     kind = ext.lower().removeprefix(".")
     if kind not in FORMATS:
-        msg = f"ext: sounds are written as wav or flac, received {ext[:20]!r}; choose one of these"
+        msg = f"ext: sounds are written as wav, flac or mp3, received {ext[:20]!r}; choose one"
         raise MediaError(msg)
     if not RATES[0] <= sample_rate <= RATES[1]:
         msg = f"sample_rate: {RATES[0]} to {RATES[1]} Hz, received {sample_rate}; resample it"
@@ -154,21 +157,29 @@ def encode_sound(
     if not np.isfinite(given).all():
         msg = "waveform: holds samples that are no finite numbers; check what made it"
         raise MediaError(msg)
+    records = Records(
+        record_bytes(metadata),
+        str(metadata.get("parameters", "")),
+        str(metadata.get("digital_source", "")),
+    )
+    if kind == "mp3":
+        return mp3_file(_mp3(given, sample_rate), records)
     # 2^15 to the full scale, as decoders divide: what was decoded is written back unchanged
     whole = np.clip(np.rint(given * np.float32(2**15)), -(2**15), 2**15 - 1)
     pcm = np.ascontiguousarray(whole.astype("<i2").T)
-    record = record_bytes(metadata)
-    parameters = str(metadata.get("parameters", ""))
-    source = str(metadata.get("digital_source", ""))
     if kind == "wav":
-        return _wav(pcm, sample_rate, record, parameters, source)
-    return _flac(pcm, sample_rate, record, parameters, source)
+        channels = pcm.shape[1]
+        layout = (1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16)
+        return wav_file(pcm.tobytes(), struct.pack("<HHIIHH", *layout), records)
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return flac_file(file.getvalue(), records)
 
 
 def read_sound_metadata(path: Path | str) -> dict[str, Any]:
     """What a sound file says about itself, as `encode_sound` was given it; nothing is decoded.
-
-    An MP3 says nothing: none is written here.
 
     Raises:
         MediaError: no WAV, FLAC or MP3, damaged, or an `affect` record that is no JSON object.
@@ -182,12 +193,8 @@ def read_sound_metadata(path: Path | str) -> dict[str, Any]:
             if kind is None:
                 msg = f"{name}: its content is no WAV, FLAC or MP3, whatever its name says"
                 raise MediaError(f"{msg}; convert it")
-            if kind == "wav":
-                record, parameters, source = _wav_records(file)
-            elif kind == "flac":
-                record, parameters, source = _flac_records(file)
-            else:
-                return {}
+            readers = {"wav": wav_records, "flac": flac_records, "mp3": mp3_records}
+            record, parameters, source = readers[kind](file)
     except (OSError, struct.error) as error:
         raise MediaError(damaged(name)) from error
     return found_records(record, parameters, source, name)
@@ -195,7 +202,7 @@ def read_sound_metadata(path: Path | str) -> dict[str, Any]:
 
 def kind_of(magic: bytes) -> str | None:
     """`wav`, `flac`, `mp3` or None, from the first 12 bytes or more."""
-    if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE":
         return "wav"
     if magic[:4] == b"fLaC":
         return "flac"
@@ -272,139 +279,22 @@ def _check_header(rate: int, channels: int, frames: int, name: str) -> None:
         raise MediaError(msg)
 
 
-# --- WAV
-
-
-def _wav(pcm: NDArray[np.int16], rate: int, record: bytes, parameters: str, source: str) -> bytes:
-    frames, channels = pcm.shape
-    layout = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2, channels * 2, 16)
-    title = parameters.split("\n")[0][:200]
-    texts = {b"INAM": title, b"ISFT": SOFTWARE, b"ICMT": parameters}
-    info = b"INFO" + b"".join(
-        _chunk(tag, text.encode("utf-8", "replace") + b"\0") for tag, text in texts.items() if text
-    )
-    body = b"WAVE" + _chunk(b"fmt ", layout) + _chunk(b"LIST", info)
-    body += _chunk(b"data", pcm.tobytes())
-    if source:
-        body += _chunk(b"_PMX", xmp_packet(source).encode())
-    if record:
-        body += _chunk(b"affc", record)
-    if len(body) >= 2**32:
-        msg = f"waveform: {frames} samples are too long for a WAV file; cut it, or write flac"
-        raise MediaError(msg)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _chunk(tag: bytes, payload: bytes) -> bytes:
-    return tag + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
-
-
-def _wav_records(file: BinaryIO) -> tuple[bytes, str, str]:
-    file.seek(12)
-    record, source = b"", ""
-    info: dict[bytes, str] = {}
-    for tag, size in _headers(file, "<4sI", 1000):
-        if tag not in (b"LIST", b"_PMX", b"affc") or size > _TEXT_BYTES:
-            file.seek(size + size % 2, io.SEEK_CUR)
-            continue
-        payload = file.read(size)
-        file.seek(size % 2, io.SEEK_CUR)
-        if tag == b"affc":
-            record = payload
-        elif tag == b"_PMX":
-            source = source_of(payload.decode("utf-8", "replace"))
-        elif payload[:4] == b"INFO":
-            inner = io.BytesIO(payload[4:])
-            for name, length in _headers(inner, "<4sI", 1000):
-                text = inner.read(length).removesuffix(b"\0")
-                inner.seek(length % 2, io.SEEK_CUR)
-                info.setdefault(name, text.decode("utf-8", "replace"))
-    # the comment of another program is no parameters line of ours
-    ours = info.get(b"ISFT") == SOFTWARE
-    return record, info.get(b"ICMT", "") if ours else "", source
-
-
-def _headers(file: BinaryIO, form: str, most: int) -> Iterator[tuple[Any, ...]]:
-    """Chunk headers until the end, or `most` of them; the caller moves on to the next one."""
-    width = struct.calcsize(form)
-    for _ in range(most):
-        head = file.read(width)
-        if len(head) < width:
-            return
-        yield struct.unpack(form, head)
-
-
-# --- FLAC
-
-
-def _flac(pcm: NDArray[np.int16], rate: int, record: bytes, parameters: str, source: str) -> bytes:
+def _mp3(given: NDArray[Any], rate: int) -> bytes:
+    """MPEG layer III of samples (channels, samples)."""
     import soundfile
 
+    if given.shape[0] > 2:
+        msg = f"ext: mp3 holds 1 or 2 channels, received {given.shape[0]}; write wav or flac"
+        raise MediaError(msg)
+    if rate not in MP3_RATES:
+        near = min(MP3_RATES, key=lambda known: abs(known - rate))
+        msg = f"ext: mp3 has no {rate} Hz; write wav or flac, or resample to {near} Hz"
+        raise MediaError(msg)
     file = io.BytesIO()
-    soundfile.write(file, pcm, rate, format="FLAC", subtype="PCM_16")
-    data = file.getvalue()
-    texts = {
-        "TITLE": parameters.split("\n")[0][:200],
-        "ENCODER": SOFTWARE,
-        "COMMENT": parameters,
-        "DIGITALSOURCETYPE": source,
-        "AFFECT": record.decode("ascii"),
-    }
-    comments = [f"{key}={text}".encode("utf-8", "replace") for key, text in texts.items() if text]
-    vendor = SOFTWARE.encode()
-    block = struct.pack("<I", len(vendor)) + vendor + struct.pack("<I", len(comments))
-    block += b"".join(struct.pack("<I", len(comment)) + comment for comment in comments)
-    kept = [(kind, data[at : at + size]) for kind, at, size in _flac_blocks(data)]
-    # STREAMINFO has to be first and SEEKTABLE is wanted; padding and libsndfile's comments are not
-    blocks = [(kind, body) for kind, body in kept if kind in (0, 3)] + [(4, block)]
-    frames = max(at + size for _, at, size in _flac_blocks(data))
-    head = b"fLaC"
-    for i, (kind, body) in enumerate(blocks, 1):
-        last = 0x80 if i == len(blocks) else 0
-        head += bytes([last | kind]) + len(body).to_bytes(3, "big") + body
-    return head + data[frames:]
-
-
-def _flac_blocks(data: bytes) -> list[tuple[int, int, int]]:
-    """(kind, place, size) of every metadata block of a FLAC file that libsndfile wrote."""
-    found = []
-    at, last = 4, False
-    while not last:
-        last, kind = bool(data[at] & 0x80), data[at] & 0x7F
-        size = int.from_bytes(data[at + 1 : at + 4], "big")
-        found.append((kind, at + 4, size))
-        at += 4 + size
-    return found
-
-
-def _flac_records(file: BinaryIO) -> tuple[bytes, str, str]:
-    file.seek(4)
-    found: dict[bytes, bytes] = {}
-    for (word,) in _headers(file, ">I", 1000):
-        kind, size = word >> 24 & 0x7F, word & 0xFFFFFF
-        if kind == 4:
-            found |= _comments(io.BytesIO(file.read(size)))
-        else:
-            file.seek(size, io.SEEK_CUR)
-        if word >> 31:
-            break
-    record = found.get(b"AFFECT", b"")
-    source = found.get(b"DIGITALSOURCETYPE", b"")[:200].decode("utf-8", "replace")
-    ours = found.get(b"ENCODER") == SOFTWARE.encode()
-    parameters = found.get(b"COMMENT", b"").decode("utf-8", "replace")
-    return record, parameters if ours else "", source
-
-
-def _comments(block: io.BytesIO) -> dict[bytes, bytes]:
-    """The entries of a Vorbis comment block by their names; as far as they are whole."""
-    found: dict[bytes, bytes] = {}
-    for (size,) in _headers(block, "<I", 1):
-        block.seek(size, io.SEEK_CUR)
-    for (count,) in _headers(block, "<I", 1):
-        for (size,) in _headers(block, "<I", min(count, 1000)):
-            key, _, text = block.read(size).partition(b"=")
-            found.setdefault(key.upper(), text)
-    return found
+    samples = np.clip(given, -1.0, 1.0).astype(np.float32).T
+    options = {"compression_level": 0.0, "bitrate_mode": "VARIABLE"}  # LAME's V0
+    soundfile.write(file, samples, rate, format="MP3", **options)
+    return file.getvalue()
 
 
 # --- resampling

@@ -27,7 +27,8 @@ from pipelines.media_sound import (
     resample,
 )
 
-EXTS = ("wav", "flac")
+EXTS = ("wav", "flac", "mp3")
+EXACT = ("wav", "flac")
 HOSTILE = {
     "plain": "a mountain lake",
     "control": "".join(map(chr, range(32))) + "\x7f\x85\u202e\ufeff",
@@ -80,7 +81,7 @@ def one_line(error: pytest.ExceptionInfo[MediaError]) -> str:
 # --- samples
 
 
-@pytest.mark.parametrize("ext", EXTS)
+@pytest.mark.parametrize("ext", EXACT)
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_samples_come_back_to_16_bits(ext: str, channels: int) -> None:
     given = tone(channels=channels)
@@ -94,7 +95,7 @@ def test_samples_come_back_to_16_bits(ext: str, channels: int) -> None:
     assert (again.waveform == sound.waveform).all(), "nothing drifts"
 
 
-@pytest.mark.parametrize("ext", EXTS)
+@pytest.mark.parametrize("ext", EXACT)
 def test_full_scale_is_clipped_and_not_wrapped(ext: str) -> None:
     sound = decode_sound(encode_sound(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), 8000, {}, f".{ext}"))
     top = 1 - 2**-15
@@ -158,7 +159,10 @@ def test_another_rate_is_made_on_demand(tmp_path: Path) -> None:
         (np.array([0.0, np.nan]), 44_100, "wav", "finite"),
         (np.array([0.0, np.inf]), 44_100, "flac", "finite"),
         (np.zeros(9), 1000, "wav", "4000 to 192000 Hz"),
-        (np.zeros(9), 44_100, "mp3", "wav or flac, received 'mp3'"),
+        (np.zeros(9), 44_100, "ogg", "wav, flac or mp3, received 'ogg'"),
+        (np.zeros((3, 9)), 44_100, "mp3", "mp3 holds 1 or 2 channels, received 3; write wav or"),
+        (np.zeros(9), 96_000, "mp3", "mp3 has no 96000 Hz; .* or resample to 48000 Hz"),
+        (np.zeros(9), 4_000, "mp3", "mp3 has no 4000 Hz; .* or resample to 8000 Hz"),
     ],
 )
 def test_what_cannot_be_written_is_told(
@@ -349,8 +353,12 @@ def test_other_programs_read_the_sound_and_its_texts(ext: str, tmp_path: Path) -
         assert struct.unpack_from("<I", data, 4)[0] == len(data) - 8
         assert b"_PMX" in data
         assert f"<Iptc4xmpExt:DigitalSourceType>{TRAINED}<".encode() in data
-    else:
+    elif ext == "flac":
         assert f"DIGITALSOURCETYPE={TRAINED}".encode() in path.read_bytes()
+    else:
+        tag = path.read_bytes()
+        assert b"XMP\0<?xpacket" in tag
+        assert f"<Iptc4xmpExt:DigitalSourceType>{TRAINED}<".encode() in tag
 
 
 def test_odd_sizes_keep_the_chunks_aligned(tmp_path: Path) -> None:
