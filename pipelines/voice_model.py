@@ -54,6 +54,7 @@ from pipelines.voice_frames import (
     smooth,
     voice_of,
 )
+from pipelines.voice_windows import denoise
 
 Floats = NDArray[np.float64]
 
@@ -68,8 +69,6 @@ LOCKS: Mapping[str, slice] = {
     "timbre": BAND,
     "breath": slice(BREATH, BREATH + 1),
 }
-WINDOW, OVERLAP = 512, 128  # frames: 8 and 2 seconds; the receptive field is 181
-WINDOWS_AT_ONCE = 8
 FARTHEST = 3.0  # spreads from the mean change that a sample may lie
 DIRECTIONS = "directions.safetensors"
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -305,19 +304,8 @@ class VoicePipeline(DiffusionPipeline):
         """
         settings = settings or Sampling()
         frames = len(voice.features)
-        a = _rows("track", track, frames, len(CORE))
-        r = _rows("residuals", np.zeros(3) if residuals is None else residuals, frames, 3)
-        asked = length_of(np.hstack([a, r]))
-        if source is not None:
-            # Neutral places are left alone, whatever the voice is.
-            a = a - _rows("source", source, frames, len(CORE)) * np.minimum(1.0, asked)[:, None]
-        away = None
-        if negative is not None:
-            away = _rows("negative", negative, frames, len(CORE))
-            a = a - settings.repel * away * np.minimum(1.0, asked)[:, None]
-        told = np.where(asked[:, None] > 0, np.hstack([a, r]), 0.0)
-        a, r = told[:, :12], told[:, 12:]
-        g = length_of(told)
+        asked, a, r, away = wanted(frames, track, residuals, negative, source, settings.repel)
+        g = length_of(np.hstack([a, r]))
         mean = self.mean_change(voice, a, r)
         out = mean.copy()
         noise = torch.randn((frames, len(TARGETS)), generator=generator)
@@ -372,7 +360,7 @@ class VoicePipeline(DiffusionPipeline):
         edit = VoiceEdit.from_rows(rows)
         if "pitch" in settings.locks:
             return edit
-        asked = _rows("track", track, len(rows), len(CORE))
+        asked = rows_of("track", track, len(rows), len(CORE))
         tremor, creak = self._known().wavering(voice.parts, asked).T
         return replace(edit, tremor=tremor, creak=creak)
 
@@ -433,46 +421,53 @@ class VoicePipeline(DiffusionPipeline):
         on_step: Callable[[int], None] | None,
     ) -> Floats:
         """y (T, channels) in spreads."""
-        device, dtype = model.device, model.dtype
-        features, mean, told = (
-            torch.as_tensor(np.asarray(x, dtype=np.float32))
-            for x in (voice.features, prior, condition)
-        )
+        mean, told = (torch.as_tensor(np.asarray(x, dtype=np.float32)) for x in (prior, condition))
         mean = mean / model.spread
-        branches = [(mean, told)]
-        weights = [1.0]
+        branches = [(1.0, mean, told)]
         if settings.expressiveness != 1.0 or away is not None:
             repel = settings.repel if away is not None else 0.0
-            branches.append((torch.zeros_like(mean), torch.zeros_like(told)))
-            weights = [settings.expressiveness, 1.0 - settings.expressiveness + repel]
+            plain = 1.0 - settings.expressiveness + repel
+            nothing = torch.zeros_like(mean)
+            branches = [
+                (settings.expressiveness, mean, told),
+                (plain, nothing, torch.zeros_like(told)),
+            ]
             if away is not None:
-                branches.append((torch.zeros_like(mean), torch.from_numpy(away)))
-                weights.append(-repel)
-        # A scheduler keeps the state of a run, and this pipeline may run twice at once.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(settings.steps)
-        x = noise * scheduler.init_noise_sigma
-        windows = _windows(len(x))
-        for done, t in enumerate(scheduler.timesteps):
-            v, covered = torch.zeros_like(x), torch.zeros(len(x), 1)
-            for at in range(0, len(windows), WINDOWS_AT_ONCE):
-                some = windows[at : at + WINDOWS_AT_ONCE]
-                for (prior_, told_), weight in zip(branches, weights, strict=True):
-                    rows = [
-                        torch.stack([full[first:last] for first, last in some]).to(device, dtype)
-                        for full in (x, features, prior_, told_)
-                    ]
-                    times = torch.full((len(some),), float(t), device=device)
-                    found = model(rows[0], times, *rows[1:]).float().cpu()
-                    for (first, last), part in zip(some, found, strict=True):
-                        fade = _fade(last - first, first > 0, last < len(x))
-                        v[first:last] += weight * fade * part
-                for first, last in some:
-                    covered[first:last] += _fade(last - first, first > 0, last < len(x))
-            x = scheduler.step(v / covered, t, x, return_dict=False)[0]
-            if on_step is not None:
-                on_step(done + 1)
+                branches.append((-repel, nothing, torch.from_numpy(away)))
+        features = torch.from_numpy(voice.features)
+        x = denoise(model, self.scheduler, noise, features, branches, settings.steps, on_step)
         return np.asarray(x.clamp(-FARTHEST, FARTHEST).double().numpy())
+
+
+def wanted(
+    frames: int,
+    track: ArrayLike,
+    residuals: ArrayLike | None,
+    negative: ArrayLike | None,
+    source: ArrayLike | None,
+    repel: float,
+) -> tuple[Floats, Floats, Floats, Floats | None]:
+    """How far to go in every frame, arguments as of `VoicePipeline.sample`.
+
+    Returns asked (T,), the intensity before anything is taken away; a (T, 12) and r (T, 3) signed,
+    with the source's emotion and a share of the negative ones taken away, exactly 0 where nothing
+    is asked; and the negative ones (T, 12).
+
+    Raises:
+        VoiceModelError: shapes that do not fit, or numbers that are not finite.
+    """
+    a = rows_of("track", track, frames, len(CORE))
+    r = rows_of("residuals", np.zeros(3) if residuals is None else residuals, frames, 3)
+    asked = length_of(np.hstack([a, r]))
+    if source is not None:
+        # Neutral places are left alone, whatever the voice is.
+        a = a - rows_of("source", source, frames, len(CORE)) * np.minimum(1.0, asked)[:, None]
+    away = None
+    if negative is not None:
+        away = rows_of("negative", negative, frames, len(CORE))
+        a = a - repel * away * np.minimum(1.0, asked)[:, None]
+    told = np.where(asked[:, None] > 0, np.hstack([a, r]), 0.0)
+    return asked, told[:, :12], told[:, 12:], away
 
 
 def reach(voice: Voice) -> Floats:
@@ -484,27 +479,8 @@ def reach(voice: Voice) -> Floats:
     return out
 
 
-def _windows(frames: int) -> list[tuple[int, int]]:
-    """Equal windows over all frames, at least OVERLAP in common; one where one is enough."""
-    if frames <= WINDOW:
-        return [(0, frames)]
-    count = -(-(frames - OVERLAP) // (WINDOW - OVERLAP))
-    starts = np.linspace(0, frames - WINDOW, count).round().astype(int).tolist()
-    return [(first, first + WINDOW) for first in starts]
-
-
-def _fade(length: int, before: bool, after: bool) -> Tensor:
-    """(length, 1) weights of a window: 1, sloping to the sides where another one lies."""
-    out = torch.ones(length, 1)
-    slope = ((torch.arange(OVERLAP) + 0.5) / OVERLAP)[:, None]
-    if before:
-        out[:OVERLAP] *= slope
-    if after:
-        out[-OVERLAP:] *= slope.flip(0)
-    return out
-
-
-def _rows(name: str, values: Any, frames: int, width: int) -> Floats:
+def rows_of(name: str, values: Any, frames: int, width: int) -> Floats:
+    """(frames, width) of `values`, one row of which may stand for all; VoiceModelError if unfit."""
     rows = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) not in (1, frames):
         msg = f"{name}: need ({frames}, {width}) or ({width},), received {np.shape(values)}"

@@ -16,8 +16,6 @@ from adapters.voice_emotion import BAND, HIGHEST, LOWEST, STRETCH, fit
 from pipelines.voice_frames import HOP_SECONDS, Voice, voice_of
 from pipelines.voice_model import (
     LOCKS,
-    OVERLAP,
-    WINDOW,
     Sampling,
     VoiceDenoiser,
     VoiceModelError,
@@ -25,6 +23,7 @@ from pipelines.voice_model import (
     condition_of,
     make_scheduler,
 )
+from pipelines.voice_windows import OVERLAP, WINDOW
 
 FAST = Sampling(steps=3, variation=1.0)
 
