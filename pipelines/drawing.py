@@ -183,3 +183,34 @@ def seconds_axis(draw: ImageDraw.ImageDraw, box: Box, total: float) -> None:
         draw.line([placed((x, top)), placed((x, top + 6))], fill=SOFT, width=SCALE)
         text = f"{second:g} s" if total < 120 else f"{int(second) // 60}:{int(second) % 60:02d}"
         write(draw, (min(x, right - 14), top + 19), text, 14, SOFT, "mm")
+
+
+def reading_bars(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    *,
+    asked: float | None,
+    read: Sequence[float],
+    colour: str,
+) -> float:
+    """At the foot of a stamp, a thin bar a reader and a tick at what was asked; returns its height.
+
+    size: of the stamp. asked: intensity 0..1, None for no tick. read: one intensity 0..1 a reader,
+    none for no foot at all.
+    """
+    if not read:
+        return 0.0
+    width, height = size
+    foot = 5.0 * len(read) + 9
+    draw.rectangle(scaled((0, height - foot, width, height)), fill=PAPER)
+    line = (5.0, height - foot + 4, width - 5.0, height - 5.0)
+    draw.rectangle(scaled(line), fill="#e7e4dc")
+    for row, value in enumerate(read):
+        y = line[1] + 5 * row
+        end = line[0] + (line[2] - line[0]) * min(max(value, 0.0), 1.0)
+        shade = colour if row == 0 else mixed(colour, "#e7e4dc", 0.45)
+        draw.rectangle(scaled((line[0], y + 0.5, end, y + 4)), fill=shade)
+    if asked is not None:
+        x = line[0] + (line[2] - line[0]) * min(max(asked, 0.0), 1.0)
+        draw.rectangle(scaled((x - 1, line[1] - 2, x + 1, line[3] + 2)), fill=INK)
+    return foot

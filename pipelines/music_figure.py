@@ -34,8 +34,8 @@ from pipelines.drawing import (
     font_of,
     inset,
     legend,
-    mixed,
     placed,
+    reading_bars,
     round_step,
     scaled,
     seconds_axis,
@@ -115,23 +115,11 @@ def small_roll(
     asked: intensity 0..1, None for no tick. read: one intensity 0..1 a reader.
     """
     width, height = size
-    sheet = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
+    sheet = Image.new("RGB", (width * SCALE, height * SCALE), "#ffffff")
     draw = ImageDraw.Draw(sheet)
-    foot = (5.0 * len(read) + 9) if read else 0.0
+    foot = reading_bars(draw, size, asked=asked, read=read, colour=colour)
     box = (0.0, 0.0, float(width), height - foot)
-    draw.rectangle(scaled(box), fill="#ffffff")
     _notes(draw, inset(box, 4, 5), piece, max(piece.seconds, 1e-3), radius=0.6)
-    if read:
-        line = (5.0, height - foot + 4, width - 5.0, height - 5.0)
-        draw.rectangle(scaled(line), fill="#e7e4dc")
-        for row, value in enumerate(read):
-            y = line[1] + 5 * row
-            end = line[0] + (line[2] - line[0]) * min(max(value, 0.0), 1.0)
-            shade = colour if row == 0 else mixed(colour, "#e7e4dc", 0.45)
-            draw.rectangle(scaled((line[0], y + 0.5, end, y + 4)), fill=shade)
-        if asked is not None:
-            x = line[0] + (line[2] - line[0]) * min(max(asked, 0.0), 1.0)
-            draw.rectangle(scaled((x - 1, line[1] - 2, x + 1, line[3] + 2)), fill=INK)
     draw.rectangle(scaled((0, 0, width - 0.5, height - 0.5)), outline="#d8d5cc", width=SCALE)
     return sheet.reduce(SCALE)
 
