@@ -13,22 +13,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from adapters.memory import out_of_memory
+from adapters.weight_files import first_danger
 from pipelines import Backbone, BackboneError
 
 log = logging.getLogger("affect")
 
-PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib"})
-#: Zip (torch.save) and pickle protocols 2 to 5.
-MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 LIBRARIES = frozenset({"diffusers", "transformers", "tokenizers"})
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, own: Collection[tuple[str, str]] = ()) -> None:
     """Refuse a folder of weights that could run code; reads a few bytes of each file.
+
+    own: (module, class) of this project that the folder may name as parts, exactly these.
 
     Raises:
         BackboneError: pickled weights, Python files, foreign classes, no model_index.json.
@@ -44,21 +45,19 @@ def check_folder(folder: Path) -> None:
             "give a folder in diffusers' layout (save_pretrained)"
         )
         raise BackboneError(msg) from error
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
-        if why := _danger(path):
-            msg = (
-                f"backbone: {path.relative_to(folder)} in {folder} is {why}; "
-                "use safetensors weights (save_pretrained writes them) and remove that file"
-            )
-            raise BackboneError(msg)
+    if why := first_danger(folder):
+        msg = (
+            f"backbone: {why}; "
+            "use safetensors weights (save_pretrained writes them) and remove that file"
+        )
+        raise BackboneError(msg)
     import diffusers
 
     foreign = [
         f"{part}={value}"
         for part, value in parts.items()
         if not part.startswith("_")
+        and value not in [list(pair) for pair in own]
         and (
             len(value) != 2
             or (
@@ -96,25 +95,6 @@ def check_here(row: Backbone, *, offline: bool | None = None) -> None:
         return
     if is_offline(offline) or not hub_answers(row):
         raise BackboneError(_not_here(row, asked=is_offline(offline)))
-
-
-def _danger(path: Path) -> str:
-    """Say why a file is refused, "" when it is fine."""
-    if path.suffix.lower() in PICKLES:
-        return f"pickled weights ({path.suffix})"
-    if path.suffix == ".py":
-        return "Python code"
-    with path.open("rb") as file:
-        head = file.read(9)
-    # A safetensors header length can begin with these bytes too; its ninth byte is a brace.
-    header = path.suffix == ".safetensors" and head[8:9] == b"{"
-    if head.startswith(MAGIC) and not header:
-        return "a pickle under another name"
-    if path.suffix == ".safetensors":
-        length = int.from_bytes(head[:8], "little")
-        if head[8:9] != b"{" or length + 8 > path.stat().st_size:
-            return "not a safetensors file, or cut short"
-    return ""
 
 
 def is_offline(offline: bool | None = None) -> bool:
