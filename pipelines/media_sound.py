@@ -14,8 +14,11 @@ libsndfile has one. This file deliberately does not know what the sound is or sa
 from __future__ import annotations
 
 import io
+import os
 import struct
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -35,13 +38,13 @@ from pipelines.media_records import (
     record_bytes,
 )
 from pipelines.media_sound_records import (
+    READERS,
     Records,
     flac_file,
-    flac_records,
     mp3_file,
-    mp3_records,
+    relabelled,
+    untagged,
     wav_file,
-    wav_records,
 )
 
 MAX_BYTES = 50 * 2**20
@@ -54,9 +57,14 @@ FORMATS = ("wav", "flac", "mp3")
 MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 """Hz that MPEG-1, 2 and 2.5 layer III know."""
 
+_KINDS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "MP3": "mp3"}
+_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 32}
+
 _HALF_WIDTH = 32  # zero crossings of the sinc on each side
 _ROLLOFF = 0.94  # of the lower Nyquist frequency: the middle of the transition band
 _KAISER = 12.0  # window shape: side lobes 118 dB down (Kaiser 1974)
+
+_HUSH = threading.Lock()  # or two threads would keep each other's nowhere
 
 Waveform = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -64,10 +72,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Decoded sound. waveform: float32 (channels, samples), -1..1. sample_rate: Hz."""
+    """Decoded sound. waveform: float32 (channels, samples), -1..1. sample_rate: Hz.
+
+    ext and bits are those of the file it came from: `wav`, `flac` or `mp3`; 8, 16, 24 or 32.
+    """
 
     waveform: Waveform
     sample_rate: int
+    ext: str = "wav"
+    bits: int = 16
 
     @property
     def seconds(self) -> float:
@@ -99,9 +112,14 @@ def decode_sound(data: bytes, name: str = "sound", sample_rate: int | None = Non
     if kind is None:
         msg = f"{name}: its content is no WAV, FLAC or MP3, whatever its name says; convert it"
         raise MediaError(msg)
+    data = untagged(data)
+    kind = kind_of(data[:16]) or kind
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with _hushed(kind == "mp3"), soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, channels, frames = file.samplerate, file.channels, file.frames
+            if _KINDS.get(file.format) != kind:
+                raise MediaError(damaged(name))
+            bits = _BITS.get(file.subtype, 16)
             _check_header(rate, channels, frames, name)
             samples = file.read(frames, dtype="float32", always_2d=True)
     except MediaError:
@@ -121,13 +139,17 @@ def decode_sound(data: bytes, name: str = "sound", sample_rate: int | None = Non
         np.clip(waveform, -1.0, 1.0, out=waveform)
     if sample_rate is not None and sample_rate != rate:
         waveform, rate = resample(waveform, rate, sample_rate), sample_rate
-    return Sound(waveform, rate)
+    return Sound(waveform, rate, kind, bits)
 
 
 def encode_sound(
-    waveform: ArrayLike, sample_rate: int, metadata: Mapping[str, Any], ext: str = "wav"
+    waveform: ArrayLike,
+    sample_rate: int,
+    metadata: Mapping[str, Any],
+    ext: str = "wav",
+    bits: int = 16,
 ) -> bytes:
-    """Encode samples with their records as 16-bit WAV or FLAC, or as MP3.
+    """Encode samples with their records as WAV or FLAC of 16 or 24 bits, or as MP3.
 
     Args:
         waveform: (channels, samples) or (samples,), -1..1; what is beyond is clipped. 1 to 8
@@ -135,14 +157,18 @@ def encode_sound(
         sample_rate: Hz, 4,000 to 192,000; MP3 one of `MP3_RATES`.
         metadata: any of `affect` (JSON object, or its text), `parameters`, `digital_source` (str).
         ext: `wav`, `flac` or `mp3`, with or without a dot.
+        bits: 16 or 24 of WAV and FLAC; MP3 has none.
 
     Raises:
-        MediaError: another suffix, samples of another shape or not finite, what MP3 cannot hold, or
-            an `affect` record over 1 MB.
+        MediaError: another suffix or other bits, samples of another shape or not finite, what MP3
+            cannot hold, or an `affect` record over 1 MB.
     """
     kind = ext.lower().removeprefix(".")
     if kind not in FORMATS:
         msg = f"ext: sounds are written as wav, flac or mp3, received {ext[:20]!r}; choose one"
+        raise MediaError(msg)
+    if bits not in (16, 24):
+        msg = f"bits: sounds are written with 16 or 24, received {bits}; choose one"
         raise MediaError(msg)
     if not RATES[0] <= sample_rate <= RATES[1]:
         msg = f"sample_rate: {RATES[0]} to {RATES[1]} Hz, received {sample_rate}; resample it"
@@ -157,25 +183,43 @@ def encode_sound(
     if not np.isfinite(given).all():
         msg = "waveform: holds samples that are no finite numbers; check what made it"
         raise MediaError(msg)
-    records = Records(
-        record_bytes(metadata),
-        str(metadata.get("parameters", "")),
-        str(metadata.get("digital_source", "")),
-    )
+    records = _records(metadata)
     if kind == "mp3":
         return mp3_file(_mp3(given, sample_rate), records)
-    # 2^15 to the full scale, as decoders divide: what was decoded is written back unchanged
-    whole = np.clip(np.rint(given * np.float32(2**15)), -(2**15), 2**15 - 1)
-    pcm = np.ascontiguousarray(whole.astype("<i2").T)
+    # 2^15 (2^23) to the full scale, as decoders divide: what was decoded is written back unchanged
+    top = 2 ** (bits - 1)
+    whole = np.clip(np.rint(given * np.float32(top)), -top, top - 1).astype("<i4").T
+    channels = whole.shape[1]
     if kind == "wav":
-        channels = pcm.shape[1]
-        layout = (1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16)
-        return wav_file(pcm.tobytes(), struct.pack("<HHIIHH", *layout), records)
+        width = bits // 8
+        frame = channels * width
+        layout = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * frame, frame, bits)
+        octets = np.ascontiguousarray(whole).view(np.uint8).reshape(-1, 4)
+        return wav_file(octets[:, :width].tobytes(), layout, records)
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    # libsndfile takes the upper bits of an integer
+    pcm = np.ascontiguousarray(whole << (32 - bits))
+    soundfile.write(file, pcm, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
     return flac_file(file.getvalue(), records)
+
+
+def relabel_sound(data: bytes, metadata: Mapping[str, Any], name: str = "sound") -> bytes:
+    """The same encoded sound with these records in place of all that it says about itself.
+
+    For a result that is the source: decoded it is equal bit by bit, MP3 and float samples too.
+    `data` should have been decoded before; metadata as in `encode_sound`.
+
+    Raises:
+        MediaError: no WAV, FLAC or MP3, or damaged.
+    """
+    records = _records(metadata)
+    bare = untagged(data)
+    try:
+        return relabelled(bare, kind_of(bare[:16]) or str(kind_of(data[:16])), records)
+    except (struct.error, IndexError, KeyError) as error:
+        raise MediaError(damaged(name)) from error
 
 
 def read_sound_metadata(path: Path | str) -> dict[str, Any]:
@@ -193,8 +237,7 @@ def read_sound_metadata(path: Path | str) -> dict[str, Any]:
             if kind is None:
                 msg = f"{name}: its content is no WAV, FLAC or MP3, whatever its name says"
                 raise MediaError(f"{msg}; convert it")
-            readers = {"wav": wav_records, "flac": flac_records, "mp3": mp3_records}
-            record, parameters, source = readers[kind](file)
+            record, parameters, source = READERS[kind](file)
     except (OSError, struct.error) as error:
         raise MediaError(damaged(name)) from error
     return found_records(record, parameters, source, name)
@@ -277,6 +320,35 @@ def _check_header(rate: int, channels: int, frames: int, name: str) -> None:
             "hold; mix it down or cut it"
         )
         raise MediaError(msg)
+
+
+def _records(metadata: Mapping[str, Any]) -> Records:
+    return Records(
+        record_bytes(metadata),
+        str(metadata.get("parameters", "")),
+        str(metadata.get("digital_source", "")),
+    )
+
+
+@contextmanager
+def _hushed(wanted: bool) -> Iterator[None]:
+    """Send the process's standard error nowhere: mpg123 prints lines about damaged frames to it."""
+    if not wanted:
+        yield
+        return
+    with _HUSH:
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without one
+            yield
+            return
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _mp3(given: NDArray[Any], rate: int) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.media_records import MediaError, source_of, xmp_packet
@@ -46,8 +46,10 @@ NONE = Records()
 # --- WAV
 
 
-def wav_file(samples: bytes, layout: bytes, records: Records) -> bytes:
-    """A WAV file of interleaved little-endian samples; `layout` is the body of the fmt chunk.
+def wav_file(samples: bytes, layout: bytes, records: Records, fact: bytes = b"") -> bytes:
+    """A WAV file of interleaved little-endian samples.
+
+    layout is the body of the fmt chunk, fact that of the chunk which all but integers have.
 
     Raises:
         MediaError: it would not fit into 4 GB.
@@ -56,7 +58,8 @@ def wav_file(samples: bytes, layout: bytes, records: Records) -> bytes:
     info = b"INFO" + b"".join(
         _chunk(tag, text.encode("utf-8", "replace") + b"\0") for tag, text in texts.items() if text
     )
-    head = b"WAVE" + _chunk(b"fmt ", layout) + _chunk(b"LIST", info)
+    head = b"WAVE" + _chunk(b"fmt ", layout) + (_chunk(b"fact", fact) if fact else b"")
+    head += _chunk(b"LIST", info)
     tail = _chunk(b"_PMX", xmp_packet(records.source).encode()) if records.source else b""
     if records.affect:
         tail += _chunk(b"affc", records.affect)
@@ -65,6 +68,21 @@ def wav_file(samples: bytes, layout: bytes, records: Records) -> bytes:
         msg = "waveform: over 4 GB are too long for a WAV file; cut it, or write flac"
         raise MediaError(msg)
     return b"".join([b"RIFF", struct.pack("<I", size), head, _chunk(b"data", samples), tail])
+
+
+def _wav_again(data: bytes, records: Records) -> bytes:
+    """A WAV file with its samples as they are and these records."""
+    kept: dict[bytes, bytes] = {}
+    file = io.BytesIO(data)
+    file.seek(12)
+    for tag, size in _headers(file, "<4sI", 1000):
+        if tag == b"data" and size == 2**32 - 1 and b"ds64" in kept:
+            size = struct.unpack_from("<Q", kept[b"ds64"], 8)[0]
+        # a size that lies reaches to the end
+        payload = file.read(min(size, len(data)))
+        file.seek(size % 2, io.SEEK_CUR)
+        kept.setdefault(tag, payload)
+    return wav_file(kept[b"data"], kept[b"fmt "], records, kept.get(b"fact", b""))
 
 
 def _chunk(tag: bytes, payload: bytes) -> bytes:
@@ -185,7 +203,7 @@ def _comments(block: io.BytesIO) -> dict[bytes, bytes]:
 
 
 def mp3_file(data: bytes, records: Records) -> bytes:
-    """MP3 frames with these records in front, in place of tags that were there.
+    """MP3 frames (`untagged`) with these records in front.
 
     All texts are UTF-8, which has no 0xFF: no player takes a byte of the tag for a frame.
     """
@@ -204,9 +222,8 @@ def mp3_file(data: bytes, records: Records) -> bytes:
     if records.affect:
         frames.append((b"TXXX", b"\x03AFFECT\0" + records.affect))
     body = b"".join(tag + _seven_bits(len(text)) + b"\0\0" + text for tag, text in frames)
-    at = _tag_size(data[:10])
     end = len(data) - 128 if data[-128:-125] == b"TAG" else len(data)  # ID3v1
-    return b"ID3\x04\0\0" + _seven_bits(len(body)) + body + data[at:end]
+    return b"ID3\x04\0\0" + _seven_bits(len(body)) + body + data[:end]
 
 
 def mp3_records(file: BinaryIO) -> Records:
@@ -235,6 +252,31 @@ def mp3_records(file: BinaryIO) -> Records:
     source = texts.get(b"TXXXDIGITALSOURCETYPE", b"")[:200].decode("utf-8", "replace")
     source = source or source_of(texts.get(b"XMP", b"").decode("utf-8", "replace"))
     return Records(texts.get(b"TXXXAFFECT", b""), parameters, source)
+
+
+READERS: dict[str, Callable[[BinaryIO], Records]] = {
+    "wav": wav_records,
+    "flac": flac_records,
+    "mp3": mp3_records,
+}
+"""Kind -> what reads the records of such a file."""
+
+
+def relabelled(data: bytes, kind: str, records: Records) -> bytes:
+    """A whole file with the samples as they are encoded, and these records in place of others.
+
+    data is `untagged`; kind wav, flac or mp3. What is damaged raises struct.error, IndexError or
+    KeyError.
+    """
+    return {"wav": _wav_again, "flac": flac_file, "mp3": mp3_file}[kind](data, records)
+
+
+def untagged(data: bytes) -> bytes:
+    """What follows the ID3v2 tags at the beginning, ten at the most, and zeros behind them."""
+    at = 0
+    for _ in range(10):
+        at += _tag_size(data[at : at + 10])
+    return data[at:].lstrip(b"\0") if at else data
 
 
 def _tag_size(head: bytes) -> int:
