@@ -134,13 +134,14 @@ BACKBONES: dict[str, Backbone] = {
         ),
         Backbone("qwen-image", "image", "Qwen/Qwen-Image", "qwen-image", "Apache-2.0", 58),
         Backbone("music-tiny", "music", "models/music-tiny", "music", "Apache-2.0", 0.2),
+        Backbone("voice-tiny", "voice", "models/voice-tiny", "voice", "Apache-2.0", 0.2),
     )
 }
 
-DEFAULTS = {"image": "image-tiny", "music": "music-tiny"}
+DEFAULTS = {"image": "image-tiny", "music": "music-tiny", "voice": "voice-tiny"}
 """Modality -> the embedded backbone that is used when none is named."""
 DEFAULT = DEFAULTS["image"]
-MAKERS = {"image": "pipelines.image", "music": "pipelines.music"}
+MAKERS = {"image": "pipelines.image", "music": "pipelines.music", "voice": "pipelines.voice"}
 """Modality -> the module whose `generate` makes it."""
 
 
@@ -149,9 +150,9 @@ class Step:
     """Where the work stands.
 
     `index` of `total` steps of the whole call are done (denoising steps of pictures, bars of
-    music); `eta` seconds remain (None before the first step); `stage` is "load", "denoise",
-    "compose", "render" or "read"; `notes` are new one-line warnings for people; `preview` a small
-    picture of the predicted result, if asked for.
+    music, hundredths of a second's work on a voice); `eta` seconds remain (None before the first
+    step); `stage` is "load", "analyse", "denoise", "compose", "render" or "read"; `notes` are new
+    one-line warnings for people; `preview` a small picture of the predicted result, if asked for.
     """
 
     index: int
@@ -220,7 +221,7 @@ def pull(backbone: str) -> Path:
 
 
 def generate(requests: Request | Sequence[Request], **options: Any) -> Iterator[Step | Take]:
-    """Make media; see the modality's own `generate` for its options (pipelines.image, music).
+    """Make media; see the modality's own `generate` for its options (pipelines.image ...).
 
     All requests are checked before this returns, so a mistake starts nothing. Requests of the
     same backbone, params and inputs are one batch with an emotion and a seed each.

@@ -51,8 +51,8 @@ SLUG = 40  # characters; long prompts as names break on Windows at 260
 _LIBRARIES = (
     "affect-studio", "torch", "diffusers", "transformers", "peft", "pillow", "numpy", "miditok",
 )  # fmt: skip
-_INSTRUMENTS = ("soundfont",)
-"""Inputs that a result is played on: no part of a real work gets into it through them."""
+_BESIDE = ("soundfont", "consent")
+"""Inputs that are no part of the result: what it is played on, and who agreed to it."""
 _SHOWN = ("steps", "guidance_scale", "negative_prompt", "keep")
 """Params with names of their own in the `parameters` line."""
 
@@ -149,7 +149,7 @@ def write_take(
         ext: suffix without the dot; for an image png, jpg or webp.
         chosen: how it was picked, for example {"of": 8, "rank": 1}.
         companions: suffix -> bytes or function, as `data`: the result in other media, under the
-            same name.
+            same name; a suffix of two parts ("neutral.wav") is what it was made from.
         settings: what the making settled, for the `parameters` line: {"Tempo": 72}.
         day: for the folder; today when not given.
 
@@ -226,7 +226,7 @@ def take_name(request: Request, ext: str, day: date) -> Path:
     starts with the key, so it is no reserved name either.
     """
     suffix = ext.lower().removeprefix(".")
-    if not re.fullmatch(r"[a-z0-9]{1,8}", suffix):
+    if not re.fullmatch(r"[a-z0-9]{1,8}(\.[a-z0-9]{1,8})?", suffix):
         msg = f"ext: a file suffix such as png, received {ext[:20]!r}"
         raise TakeError(msg)
     parts = (request.key[:8], slug(request.emotion.dominant), slug(request.prompt))
@@ -299,7 +299,7 @@ def digital_source(request: Request) -> str:
     An input that is itself one of ours made from words does not make a composite.
     """
     for name, path in request.inputs.items():
-        if name in _INSTRUMENTS:
+        if name in _BESIDE:
             continue
         with suppress(media.MediaError):
             if media.read_metadata(path).get("digital_source") == media.TRAINED:

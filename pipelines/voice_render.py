@@ -91,7 +91,7 @@ def render(
     samples = x.shape[1] if seconds is None else round(seconds * sample_rate)
     if edit.is_identity and samples == x.shape[1]:
         return given.copy()
-    warp = _warp(edit, duration, None if seconds is None else samples / sample_rate)
+    warp = time_warp(edit, duration, None if seconds is None else samples / sample_rate)
     if seconds is None:
         samples = x.shape[1] if warp[0] is warp[1] else round(float(warp[1][-1]) * sample_rate)
     rng = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def _check(mono: Singles, analysis: Analysis, edit: VoiceEdit, protect: float, e
 # --- time and pitch
 
 
-def _warp(edit: VoiceEdit, duration: float, seconds: float | None) -> tuple[Floats, Floats]:
+def time_warp(edit: VoiceEdit, duration: float, seconds: float | None) -> tuple[Floats, Floats]:
     """Seconds of the source and of the result, rising; the same array twice when nothing moves."""
     edges = np.clip((np.arange(len(edit) + 1) - 0.5) * (HOP / RATE), 0, duration)
     edges[-1] = duration

@@ -1,0 +1,403 @@
+"""The run behind voice's `generate`: decode, analyse, plan, render, choose, read, write.
+
+One `Session` is one call. The work runs in a thread of its own that looks at a stop flag after
+every denoising step, rendered piece and reading. Of the candidates of a take the critic keeps one;
+the independent reader hears only that one and has no part in the choice. Where the recording is
+known to be neutral (spoken here, or said to be so) both read against it; else they read the result
+alone. It deliberately does not know how requests are checked (pipelines.voice), how a voice is made
+(pipelines.voice_maker) or stored (pipelines.voice_take).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.reading import Reading, soft_score
+from adapters.voice_analysis import Analysis
+from adapters.voice_features import hear
+from adapters.voice_reader import VoiceReader
+from pipelines import Backbone, Step
+from pipelines.curve import Curve
+from pipelines.take import Take, record_failure
+from pipelines.voice import ADAPTER, Job, contenders, groups
+from pipelines.voice_maker import (
+    ANALYSE,
+    READ,
+    RENDER,
+    STEP,
+    Candidate,
+    Done,
+    Report,
+    Source,
+    branches,
+    candidates_of,
+)
+from pipelines.voice_take import (
+    POINTS,
+    Made,
+    asked_curve,
+    label_of,
+    notes_of,
+    read_curve,
+    reading_of,
+    write,
+)
+from pipelines.worker import in_thread, one_pool
+
+log = logging.getLogger("affect")
+
+HEADS = 2  # networks of an editing backbone; each takes all steps
+WINDOW = 0.25  # s between readings over time
+
+_LAST: dict[str, Any] = {}  # The model used last: the next call need not load it again.
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The independent reader's reading of a result, and all curves over time by their names."""
+
+    reading: Reading | None
+    curves: dict[str, Curve]
+
+
+@functools.cache
+def embedded_critic(name: str) -> Any:
+    """Load a shipped critic of voices once a process."""
+    from adapters.voice_critic import load_voice_critic
+
+    return load_voice_critic(name)
+
+
+def loaded(job: Job, *, device: str | None, dtype: Any, offline: bool | None) -> Any:
+    """Return the model of a job's backbone, the one used last again if it is the same."""
+    key = f"{job.row.weights} {job.row.revision} {device} {dtype}"
+    if key in _LAST:
+        return _LAST[key]
+    folder = folder_of(job.row)
+    if job.kind == "mel":
+        from pipelines.voice_mel import MelVoicePipeline
+        from pipelines.weights import best_device
+
+        pipe = MelVoicePipeline.load(folder)
+        device = device or best_device()
+    else:
+        from pipelines.voice_model import VoicePipeline
+
+        pipe = VoicePipeline.load(folder)
+    if device is not None:
+        pipe.to(device)
+    if dtype is not None:
+        pipe.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    _LAST.clear()
+    _LAST[key] = pipe
+    return pipe
+
+
+def folder_of(row: Backbone) -> Path:
+    """Where a backbone's weights lie; of the hub's, in its cache."""
+    if row.folder is not None:
+        return row.folder
+    from pipelines.weights import cached, pull
+
+    return cached(row.weights, row.revision) or pull(row)
+
+
+def weights_of(pipe: Any, lora: str) -> str:
+    """16 hex digits of all weights and directions of a model, and of the style that it wears."""
+    h = hashlib.sha256()
+    for name, part in sorted(pipe.components.items()):
+        if not isinstance(part, torch.nn.Module):
+            continue
+        for key, tensor in sorted(part.state_dict().items()):
+            h.update(f"{name}.{key}".encode())
+            h.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    if getattr(pipe, "directions", None) is not None:
+        h.update(pipe.directions.digest.encode())
+    digest = h.hexdigest()[:16]
+    if not lora:
+        return digest
+    style = hashlib.sha256()
+    for head in ("prosody", "timbre"):
+        style.update((Path(lora).expanduser() / head / ADAPTER).read_bytes())
+    return f"{digest}+{style.hexdigest()[:16]}"
+
+
+def candidate_seed(seed: int, candidate: int) -> int:
+    """The seed of the nth candidate of a take, 0 .. 2**48; the first is the take's own."""
+    if candidate == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed} candidate {candidate}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+@dataclass(slots=True)
+class Session:
+    """The state of one `generate` call."""
+
+    out: Path
+    best_of: int | None
+    pipeline: Any
+    critic: Any
+    reader: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    done: float = 0.0
+    total: float = 0.0
+    seconds: float = 0.0
+    told: set[str] = field(default_factory=set)
+    pending: list[str] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
+        """Make all jobs; see `pipelines.voice.generate`."""
+        with one_pool():
+            left = list(jobs)
+            try:
+                for event in self._takes(jobs):
+                    if isinstance(event, Take):
+                        left.remove(self._asked(event, left))
+                    yield event
+            except Exception as error:
+                for job in left:
+                    record_failure(job.request, error, self.out)
+                raise
+
+    def _asked(self, take: Take, left: list[Job]) -> Job:
+        """The job that a take answers: the best of several seeds need not come in order."""
+        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
+        key = take.request.changed(**same).key
+        return next(job for job in left if job.request.changed(**same).key == key)
+
+    def _takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
+        yield self._step("load")
+        self._load_critics()
+        pools = [(contenders(same, self.best_of), len(same)) for same in groups(jobs)]
+        if self.best_of is None:  # each is written as soon as it is made
+            pools = [([job], 1) for job in jobs]
+        self.total = sum(
+            sum(_work(job, self.critic) for job in pool) + keep * _length(pool[0]) * READ
+            for pool, keep in pools
+        )
+        yield self._step("load", self._news([job for pool, _ in pools for job in pool]))
+        for pool, keep in pools:
+            best: list[tuple[float, int, Made]] = []
+            scores: list[float] = []
+            for index, job in enumerate(pool):
+                for event in self._in_thread(functools.partial(self._make, job)):
+                    if isinstance(event, Made):
+                        scores.append(self._score(job, event.source, event.critic))
+                        # Only what may be kept is held: a long recording is 200 MB.
+                        best = sorted([*best, (-scores[-1], index, event)], key=lambda x: x[:2])
+                        best = best[:keep]
+                    else:
+                        yield event
+            for rank, (score, _, made) in enumerate(best, start=1):
+                if self.best_of is not None:
+                    chosen = _chosen(len(pool), rank, -score, scores, self.critic.name)
+                    made = dataclasses.replace(made, chosen=chosen)
+                yield from self._written(made)
+
+    def _in_thread(self, work: Callable[[Report], Any]) -> Iterator[Any]:
+        """Run work in a thread; yields a Step for all it reports, then what it returns.
+
+        One CPU thread always: their number changes the last digits of what is planned, and a take
+        must not depend on how busy the machine was.
+        """
+        last = time.monotonic()
+        for event in in_thread(work, threads=1, name="affect-voice"):
+            now = time.monotonic()
+            self.seconds, last = self.seconds + now - last, now
+            if isinstance(event, Done):
+                self.done = min(self.done + event.work, self.total)
+                yield self._step(event.stage)
+            else:
+                yield event
+
+    # Preparing -----------------------------------------------------------------------------------
+
+    def _load_critics(self) -> None:
+        """Resolve "auto"; a critic that is missing reads no take, and only best_of needs one."""
+        for role, name in (("critic", "critic-voice"), ("reader", "reader-voice")):
+            if getattr(self, role) != "auto":
+                continue
+            try:
+                setattr(self, role, embedded_critic(name))
+            except (OSError, ValueError) as error:
+                if role == "critic" and self.best_of is not None:
+                    raise
+                setattr(self, role, None)
+                self.pending.append(f"{error}; until then it reads no take")
+
+    def _pipeline(self, job: Job) -> Any:
+        return self.pipeline or loaded(job, **self.options)
+
+    def _weights(self, job: Job, pipe: Any) -> str:
+        key = f"{job.row.weights} {job.params.lora}"
+        if key not in self.digests:
+            self.digests[key] = weights_of(pipe, job.params.lora)
+        return self.digests[key]
+
+    def _source(self, job: Job) -> Source:
+        """The recording of a job, decoded and analysed; the last one is kept."""
+        speech = job.recording.speech if job.recording is not None else None
+        if speech is not None:
+            key = hashlib.sha256(speech.tobytes()).hexdigest()
+        else:
+            key = job.request.digests["audio"]
+        if key in self.sources:
+            return self.sources[key]
+        self.sources.clear()
+        if job.recording is not None and speech is not None:
+            found = Source.of(speech, job.recording.sample_rate)
+        else:
+            from pipelines.media_sound import load_sound
+
+            job.request.check_inputs()
+            sound = load_sound(job.request.inputs["audio"])
+            found = Source.of(sound.waveform, sound.sample_rate)
+        self.sources[key] = found
+        return found
+
+    def _news(self, todo: Sequence[Job]) -> tuple[str, ...]:
+        """Warnings that were not told yet."""
+        notes, self.pending = self.pending, []
+        if self.critic is None and any(job.params.candidates > 1 for job in todo):
+            notes.append("there is no critic to choose by: one candidate is made for each take")
+        return self._fresh(notes)
+
+    def _fresh(self, notes: Sequence[str]) -> tuple[str, ...]:
+        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
+        self.told.update(fresh)
+        for note in fresh:
+            log.info("%s", note)
+        return fresh
+
+    def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
+        eta = self.seconds / self.done * (self.total - self.done) if self.done else None
+        return Step(round(100 * self.done), round(100 * self.total), eta, stage, notes)
+
+    # Making --------------------------------------------------------------------------------------
+
+    def _make(self, job: Job, report: Report) -> Made:
+        """The best candidate of one job."""
+        begun = time.monotonic()
+        pipe = self._pipeline(job)
+        weights = self._weights(job, pipe)
+        source = self._source(job)
+        report(Done("analyse", source.seconds * ANALYSE))
+        against = is_neutral(job) and source.people == 1
+        reference = None
+        if against and self.critic is not None:
+            reference = self.critic.reference([source.analysis])
+        best: tuple[float, Candidate, Reading | None] | None = None
+        scores: list[float] = []
+        for take in range(_candidates(job, self.critic) if source.people else 1):
+            seed = candidate_seed(job.request.seed, take)
+            for candidate in candidates_of(job, source, pipe, seed, report):
+                read = self._read_one(candidate.analysis, reference)
+                scores.append(self._score(job, source, read))
+                if best is None or scores[-1] > best[0]:
+                    best = scores[-1], candidate, read
+            if best is not None and best[1].engine == "none":
+                break  # the recording itself, whatever the seed
+        if best is None:
+            msg = "candidates: allowed 1 or more"
+            raise ValueError(msg)
+        score, candidate, read = best
+        chosen = None
+        if len(scores) > 1 and self.critic is not None:
+            chosen = _chosen(len(scores), 1, score, scores, self.critic.name)
+        spent = time.monotonic() - begun
+        return Made(job, source, candidate, weights, against, read, chosen, spent)
+
+    def _read_one(self, analysis: Analysis, reference: Any) -> Reading | None:
+        if self.critic is None:
+            return None
+        reading: Reading = self.critic.read([analysis], reference)[0]
+        return reading
+
+    def _score(self, job: Job, source: Source, read: Reading | None) -> float:
+        """How well the critic hears what was asked; 0 without one."""
+        return 0.0 if read is None else float(soft_score(read, label_of(job, source)))
+
+    # Writing -------------------------------------------------------------------------------------
+
+    def _written(self, made: Made) -> Iterator[Step | Take]:
+        """Read and write what was kept."""
+        begun = time.monotonic()
+        yield self._step("read", self._fresh(notes_of(made)))
+        heard = Heard(None, {})
+        for event in self._in_thread(functools.partial(self._read, made)):
+            if isinstance(event, Heard):
+                heard = event
+            else:
+                yield event
+        reading = reading_of(made, heard.reading, heard.curves)
+        spent = time.monotonic() - begun
+        yield write(made, heard.curves, reading, self.out, made.seconds + spent)
+
+    def _read(self, made: Made, report: Report) -> Heard:
+        """What the independent reader hears, and both readers over time."""
+        curves = {"asked": asked_curve(made)}
+        reading = None
+        analysis, rate = made.result.analysis, made.source.sample_rate
+        step = max(WINDOW, analysis.seconds / POINTS)
+        for judge in (self.critic, self.reader):
+            if judge is not None and analysis.speech.any():
+                own = isinstance(judge, VoiceReader)  # it hears the sound itself
+                item = hear(made.result.waveform, rate) if own else analysis
+                reference = None
+                if made.against:
+                    plain = hear(made.source.waveform, rate) if own else made.source.analysis
+                    reference = judge.reference([plain])
+                if judge is self.reader:
+                    reading = judge.read([item], reference)[0]
+                times, readings = judge.read_over_time(item, reference, step=step)
+                curves[judge.name] = read_curve(times, readings)
+            report(Done("read", made.source.seconds * READ / 2))
+        return Heard(reading, curves)
+
+
+def is_neutral(job: Job) -> bool:
+    """Whether the recording is known to be the person's neutral voice."""
+    spoken_here = job.recording is not None and job.recording.speech is not None
+    return spoken_here or (job.source is not None and not any(job.source))
+
+
+def _candidates(job: Job, critic: Any) -> int:
+    """How many are made: more than one only where they can differ and be told apart."""
+    differ = job.moved and job.params.variation > 0
+    return job.params.candidates if differ and critic is not None else 1
+
+
+def _length(job: Job) -> float:
+    return job.recording.seconds if job.recording is not None else 0.0
+
+
+def _work(job: Job, critic: Any) -> float:
+    """Seconds that one job takes on one core before it is read, about."""
+    one = ANALYSE + RENDER + STEP * job.params.steps * HEADS * branches(job)
+    return _length(job) * (ANALYSE + one * _candidates(job, critic))
+
+
+def _chosen(
+    count: int, rank: int, score: float, scores: Sequence[float], critic: str
+) -> dict[str, Any]:
+    """How a voice was picked, as images tell it."""
+    return {
+        "of": count,
+        "rank": rank,
+        "score": score,
+        "mean_score": sum(scores) / len(scores),
+        "critic": critic,
+    }
