@@ -91,9 +91,14 @@ def asked_curve(made: Made) -> Curve:
 
 def read_curve(times: Floats, readings: Sequence[Reading]) -> Curve:
     """What a reader read over time; nan where nobody speaks."""
-    vad = np.array([r.vad_mean if r.in_domain > 0 else (math.nan,) * 3 for r in readings])
+    vad = np.array([_told(r) for r in readings])
     vad = vad.reshape(-1, 3)
     return Curve.of(times, vad[:, 0], vad[:, 1])
+
+
+def _told(reading: Reading) -> tuple[float, ...]:
+    """Valence, arousal, dominance; nan where nobody speaks, which reads as neutral for sure."""
+    return (math.nan,) * 3 if reading.probabilities[0] == 1 else reading.vad_mean
 
 
 def notes_of(made: Made) -> list[str]:

@@ -1,4 +1,4 @@
-"""The contracts of tests/contracts.py and music_contracts.py over every row and every knob."""
+"""The contracts of contracts.py, music_contracts.py, voice_contracts.py over every row and knob."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pipelines import BACKBONES, DEFAULTS, MAKERS
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
 from pipelines.params import ParamError
+from pipelines.voice import VoiceParams
 from tests.contracts import BackboneContract
 from tests.music_contracts import MusicContract
 from tests.tiny import FAMILIES
+from tests.voice_contracts import VoiceContract
 
 PICTURES = [name for name, row in BACKBONES.items() if row.modality == "image"]
 MUSIC = [name for name, row in BACKBONES.items() if row.modality == "music"]
+VOICES = [name for name, row in BACKBONES.items() if row.modality == "voice"]
 KNOBS = [
     pytest.param(kind, knob, id=f"{kind.__name__}.{knob.name}")
-    for kind in (ImageParams, MusicParams)
+    for kind in (ImageParams, MusicParams, VoiceParams)
     for knob in dataclasses.fields(kind)
 ]
 
@@ -35,9 +38,14 @@ class TestComposers(MusicContract):
     """Every row that makes music."""
 
 
+@pytest.mark.parametrize("name", VOICES, scope="class")
+class TestVoices(VoiceContract):
+    """Every row that makes voices."""
+
+
 def test_every_family_has_a_row():
-    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music"}
-    assert set(PICTURES + MUSIC) == set(BACKBONES), "a new modality needs a contract"
+    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music", "voice"}
+    assert set(PICTURES + MUSIC + VOICES) == set(BACKBONES), "a new modality needs a contract"
     assert {BACKBONES[name].modality for name in DEFAULTS.values()} == set(DEFAULTS) == set(MAKERS)
 
 
@@ -61,7 +69,10 @@ def test_unknown_knobs_name_the_nearest():
         ImageParams.parse({"styles": 1})
 
 
-@pytest.mark.parametrize(("modality", "kind"), [("image", ImageParams), ("music", MusicParams)])
+@pytest.mark.parametrize(
+    ("modality", "kind"),
+    [("image", ImageParams), ("music", MusicParams), ("voice", VoiceParams)],
+)
 def test_knobs_reach_the_command_line(modality, kind):
     code = f"from studio.cli import run; raise SystemExit(run(['make', {modality!r}, '--help']))"
     done = subprocess.run(

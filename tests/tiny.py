@@ -6,7 +6,8 @@ latents, pooled vectors, doubled batches. What the pictures look like means noth
 
 `tiny(name)` builds one (seeded: the same weights every time), `tiny_folder(name, folder)` saves one
 as an ordinary `from_pretrained` folder, `CALL[name]` holds the call arguments that make it fast.
-`tiny_composer(folder)` does the same for music: a Llama of two layers over the real REMI tokenizer.
+`tiny_composer(folder)` does the same for music: a Llama of two layers over the real REMI tokenizer;
+`tiny_voice(folder)` for voices: both denoisers of `VoicePipeline`, narrow, with real directions.
 """
 
 from __future__ import annotations
@@ -509,3 +510,24 @@ def tiny_composer(folder: Path, seed: int = 0) -> Path:
         edges[name] = tuple(low + (high - low) * (i + 1) / steps for i in range(steps - 1))
     Edges(edges).save(folder / "controls.json")
     return folder
+
+
+def tiny_voice(folder: Path, seed: int = 0) -> Path:
+    """Write an editing model with random weights as an ordinary folder of voices; returns its path.
+
+    The real classes: two VoiceDenoisers, the scheduler, the directions of the literature. What it
+    asks of a voice is the emotion's mean change and, around it, smooth noise.
+    """
+    from adapters.voice_analysis import BAND_CENTRES
+    from adapters.voice_emotion import fit
+    from pipelines.voice_model import VoiceDenoiser, VoicePipeline, make_scheduler
+
+    generator = torch.Generator().manual_seed(seed)
+    heads = [
+        VoiceDenoiser(channels=n, width=16, depth=2, embedding=8, spread=spread)
+        for n, spread in ((3, (1.0, 1.0, 0.1)), (25, (1.0,) * 25))
+    ]
+    pipe = VoicePipeline(*[_fill(head, generator) for head in heads], make_scheduler())
+    pipe.directions = fit({}, BAND_CENTRES)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.save(folder)
