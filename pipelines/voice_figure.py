@@ -221,10 +221,11 @@ def _pitch(
         write(draw, (left - 12, y), f"{hz}", 14, SOFT, "rm")
     pitched = 0
     for voice, colour in ((before, BEFORE), (after, AFTER)):
-        hz = _spoken(voice)
-        if not hz.any():
+        contour = _spoken(voice)
+        if not contour.any():
             continue
-        y = float(_height(np.array([np.median(hz[hz > 0])]), box, low, high)[0])
+        middle = np.median(contour[contour > 0])
+        y = float(_height(np.array([middle]), box, low, high)[0])
         pitched += 1
         draw_path(draw, [(left + 2, y), (right - 2, y)], mixed(colour, "#ffffff", 0.4), 1.0, (3, 5))
     _melody(draw, box, before, (low, high), total, BEFORE, 2.6)
@@ -355,7 +356,8 @@ def _table(draw: ImageDraw.ImageDraw, box: Box, cues: Sequence[Mapping[str, obje
         for row in rows:
             _row(draw, (left, y, right, y + tall), row, found[row.cue], columns)
             y += tall
-    _explain(draw, (left, y + 8), right)
+    if any(row.get("expected") for row in found.values()):
+        _explain(draw, (left, y + 8))
 
 
 def _row(
@@ -414,7 +416,7 @@ def _triangle(
     draw.polygon([placed(point) for point in points], fill=colour)
 
 
-def _explain(draw: ImageDraw.ImageDraw, place: tuple[float, float], right: float) -> None:
+def _explain(draw: ImageDraw.ImageDraw, place: tuple[float, float]) -> None:
     """What triangle and colours say."""
     x, y = place
     _triangle(draw, (x + 6, y + 10), 1, INK)

@@ -25,6 +25,7 @@ from adapters.emotion import VAD, Emotion, EmotionTimeline
 from adapters.reading import LABELS, Reading
 from adapters.voice_analysis import Analysis, VoiceError
 from adapters.voice_cues import cue_table
+from adapters.voice_expected import with_expected
 from adapters.voice_speaker import intelligibility, speaker_similarity
 from pipelines.curve import Curve
 from pipelines.media import TRAINED
@@ -133,6 +134,8 @@ def reading_of(made: Made, heard: Reading | None, curves: Mapping[str, Curve]) -
     """
     job, source = made.job, made.source
     before, after = source.analysis, made.result.analysis
+    asked = label_of(job, source) if job.moved else np.zeros(len(LABELS))
+    locks = [name for name, gain in job.gains.items() if gain == 0]
     reading: dict[str, Any] = {
         "asked": dict(zip(LABELS, map(float, label_of(job, source)), strict=True)),
         "critic": made.critic.to_json() if made.critic is not None else None,
@@ -140,7 +143,8 @@ def reading_of(made: Made, heard: Reading | None, curves: Mapping[str, Curve]) -
         "against": "the recording" if made.against else None,
         "curve": _curve_json(curves),
         "cues": [
-            {key: _number(value) for key, value in row.items()} for row in cue_table(before, after)
+            {key: _number(value) for key, value in row.items()}
+            for row in with_expected(cue_table(before, after), asked[1:], locks)
         ],
         "speaker_similarity": _compared(speaker_similarity, before, after),
         "intelligibility": _compared(intelligibility, before, after),
@@ -216,7 +220,7 @@ def _pitch(analysis: Analysis) -> float | None:
 
 def _number(value: Any) -> Any:
     """Plain JSON: None for what could not be told."""
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return value
     return float(value) if math.isfinite(value) else None
 
