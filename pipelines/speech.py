@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -127,7 +126,7 @@ def espeak() -> str | None:
 def languages() -> tuple[str, ...]:
     """Language codes that can be spoken with espeak-ng; none where it is not installed."""
     program = espeak()
-    return _languages(program) if program else ()
+    return tuple(_languages(program)) if program else ()
 
 
 def _espeak(text: str, speaker: str, language: str) -> tuple[Singles, int, str]:
@@ -146,10 +145,10 @@ def _espeak(text: str, speaker: str, language: str) -> tuple[Singles, int, str]:
     known = _languages(program)
     if not _CODE.fullmatch(code) or code not in known:
         near = difflib.get_close_matches(code, known, n=4) or known
-        there = ", ".join(near if len(near) < 5 else [*near[:60], "..."])
-        msg = f"language: espeak-ng has no {language[:20]!r}; there are {there}"
+        short = [language for language in near if "-" not in language or len(near) < 5]
+        msg = f"language: espeak-ng has no {language[:20]!r}; there are {', '.join(short)}"
         raise SpeechError(msg)
-    voice = code
+    voice = known[code]
     if name := speaker.strip().removeprefix("+"):
         variants = _variants(program)
         found = variants.get(name.lower()) if _VOICE.fullmatch(name) else None
@@ -157,7 +156,7 @@ def _espeak(text: str, speaker: str, language: str) -> tuple[Singles, int, str]:
             near = difflib.get_close_matches(name.lower(), variants, n=3) or ["f2", "m3", "annie"]
             msg = f"speaker: espeak-ng has no voice {name[:20]!r}; there are {', '.join(near)}"
             raise SpeechError(f"{msg} (`espeak-ng --voices=variant` lists all)")
-        voice = f"{code}+{found}"
+        voice = f"{voice}+{found}"
     # "[[" would begin phoneme codes
     told = text.replace("[[", "[ [")
     options = ("-v", voice, "-s", str(WORDS), "-b", "1", "-z", "--stdin", "--stdout")
@@ -186,11 +185,13 @@ def _said(program: str, *options: str, text: str = "") -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _languages(program: str) -> tuple[str, ...]:
+def _languages(program: str) -> dict[str, str]:
+    """Language codes in small letters -> as espeak-ng writes them."""
     rows = _said(program, "--voices").decode("utf-8", "replace").splitlines()[1:]
-    found = {row.split()[1].lower() for row in rows if len(row.split()) > 1}
-    # what speaks en-gb is asked for as en, too
-    return tuple(sorted(found | {code.split("-")[0] for code in found}))
+    codes = [row.split()[1] for row in rows if len(row.split()) > 1]
+    # en, fr and so on stand for their first variety
+    whole = {code.split("-")[0]: code.split("-")[0] for code in codes}
+    return dict(sorted((whole | {code.lower(): code for code in codes}).items()))
 
 
 @lru_cache(maxsize=4)
@@ -218,19 +219,19 @@ def _model(
 
     from pipelines.weights import is_offline
 
-    folder = Path(source).expanduser()
-    where = str(folder) if folder.is_dir() else source
-    model, tokenizer, vocoder, rate, name = _loaded(where, is_offline(offline))
-    voice: Any
-    if vocoder is None:
-        voice = _speaker_number(speaker, int(model.config.num_speakers))
-    else:
-        voice = torch.from_numpy(_speaker_vector(speaker, int(model.config.speaker_embedding_dim)))
-    parts: list[Singles] = []
-    pause = np.zeros(round(_PAUSE * rate), np.float32)
-    # These models draw from torch's global generator: it is put back as it was.
+    # These models draw from torch's global generator, loading does, too: it is put back as it was.
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        model, tokenizer, vocoder, rate, name = _loaded(source.strip(), is_offline(offline))
+        voice: Any
+        if vocoder is None:
+            voice = _speaker_number(speaker, int(model.config.num_speakers))
+            name = name if voice is None else f"{name} speaker {voice}"
+        else:
+            vector = _speaker_vector(speaker, int(model.config.speaker_embedding_dim))
+            voice = torch.from_numpy(vector)
+            name = f"{name} speaker {hashlib.sha256(vector.tobytes()).hexdigest()[:8]}"
         torch.manual_seed(seed)
+        parts: list[Singles] = []
         for sentence in sentences(text):
             tokens = _tokens(tokenizer, sentence, name)
             if tokens is None:
@@ -239,17 +240,19 @@ def _model(
                 sound = model(**tokens, speaker_id=voice).waveform[0]
             else:
                 sound = model.generate_speech(tokens["input_ids"], voice, vocoder=vocoder)
-            parts += [sound.float().numpy().astype(np.float32), pause]
+            parts.append(sound.float().numpy().astype(np.float32))
+            parts.append(np.zeros(round(_PAUSE * rate), np.float32))
     if not parts:
-        msg = f"text: no letter of {text[:40]!r} is known to {name}; it speaks another language"
+        more = "the package uroman" if getattr(tokenizer, "is_uroman", False) else "another voice"
+        msg = f"text: {name} knows no letter of {text[:40]!r}; that language needs {more}"
         raise SpeechError(msg)
-    return np.concatenate(parts[:-1]), rate, f"{name} {speaker}".strip()
+    return np.concatenate(parts[:-1]), rate, name
 
 
 def sentences(text: str) -> list[str]:
     """Cut a text behind the ends of sentences, and long ones behind commas or between words."""
     found: list[str] = []
-    for sentence in re.split(r"(?<=[.!?。！？।])\s*(?=\S)", text):
+    for sentence in re.split(r"(?<=[.!?])\s+|(?<=[。！？।])\s*", text):
         rest = sentence
         while len(rest) > _LONGEST:
             part = rest[:_LONGEST]
@@ -271,13 +274,15 @@ def _tokens(tokenizer: Any, sentence: str, name: str) -> dict[str, Any] | None:
         msg = f"speech: {name} needs a package that is not here ({reason}); take an MMS voice"
         raise SpeechError(msg) from error
     ids = tokens["input_ids"][0].tolist()
-    strange = {tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id, 0}
-    return tokens if set(ids) - strange else None
+    blanks = getattr(tokenizer, "add_blank", False)  # VITS: before, between and behind the letters
+    letters = set(ids[1::2] if blanks else ids) - {tokenizer.unk_token_id, tokenizer.eos_token_id}
+    return tokens if letters else None
 
 
 @lru_cache(maxsize=1)
 def _loaded(source: str, local: bool) -> tuple[Any, Any, Any, int, str]:
     """Model, tokenizer, vocoder or None, sample rate and name with digest; the last one is kept."""
+    import torch
     from transformers import (
         AutoConfig,
         AutoTokenizer,
@@ -286,55 +291,77 @@ def _loaded(source: str, local: bool) -> tuple[Any, Any, Any, int, str]:
         VitsModel,
     )
 
-    folder = Path(source)
-    is_folder = folder.is_dir()
-    options: dict[str, Any] = {"local_files_only": local or is_folder or _cached(source)}
-    weights = {**options, "use_safetensors": True}
+    folder = _folder(source)
+    place = source if folder is None else str(folder)
+    here = folder is not None
+    options: dict[str, Any] = {"local_files_only": local or here or _cached(source)}
+    weights = {**options, "use_safetensors": True, "dtype": torch.float32}
     vocoder = None
     try:
-        kind = AutoConfig.from_pretrained(source, **options).model_type
+        kind = AutoConfig.from_pretrained(place, **options).model_type
         if kind not in _KINDS:
             msg = f"speech: {source} is of kind {kind}; VITS (MMS) and SpeechT5 models can speak"
             raise SpeechError(f"{msg}, for example facebook/mms-tts-eng")
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
         if kind == "vits":
-            model = VitsModel.from_pretrained(source, **weights)
+            model = _whole(VitsModel, place, weights)
             rate = int(model.config.sampling_rate)
         else:
-            model = SpeechT5ForTextToSpeech.from_pretrained(source, **weights)
-            place = folder / "vocoder"
-            own = str(place) if is_folder and place.is_dir() else _VOCODER
-            if own == _VOCODER:
+            model = _whole(SpeechT5ForTextToSpeech, place, weights)
+            own = None if folder is None else _folder(str(folder / "vocoder"))
+            if own is None:
+                place = _VOCODER
                 weights["local_files_only"] = local or _cached(_VOCODER)
-            vocoder = SpeechT5HifiGan.from_pretrained(own, **weights).eval()
+            vocoder = _whole(SpeechT5HifiGan, place if own is None else str(own), weights)
             rate = int(vocoder.config.sampling_rate)
     except SpeechError:
         raise
     except Exception as error:  # damaged files make loaders raise almost anything
-        raise SpeechError(_why_not(source, is_folder, local, error)) from error
-    model = model.eval()
-    digest = _digest(model, vocoder)
-    name = folder.name if is_folder else source
-    return model, tokenizer, vocoder, rate, f"{name} {digest}"
+        raise SpeechError(_why_not(place, folder is not None, local, error)) from error
+    name = source if folder is None else folder.resolve().name
+    return model, tokenizer, vocoder, rate, f"{name} {_digest(model, vocoder)}"
 
 
-def _why_not(source: str, is_folder: bool, local: bool, error: Exception) -> str:
+def _folder(source: str) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if source and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # no name a file could have
+        return None
+
+
+def _whole(kind: Any, source: str, options: dict[str, Any]) -> Any:
+    """A model whose every weight was in the file: what is missing would be random."""
+    model, found = kind.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(found["missing_keys"]):
+        msg = f"the weights lack {missing[0]} and {len(missing) - 1} more"
+        raise OSError(msg)
+    return model.eval()
+
+
+def _why_not(source: str, here: bool, local: bool, error: Exception) -> str:
+    """One line for a failed load of a folder (`here`) or hub name: what is missing."""
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     reason = " ".join(reason.split())[:140]
-    if is_folder:
+    if source == _VOCODER:
+        return (
+            f"speech: SpeechT5 needs the vocoder {_VOCODER}, which is not here; run `hf download "
+            f"{_VOCODER}` where there is a network, or put one into the folder's `vocoder`"
+        )
+    if here:
         return (
             f"speech: cannot load {source[-80:]} ({reason}); it needs config.json, a tokenizer and "
             "safetensors weights, as save_pretrained writes them"
         )
-    if (os.sep in source and source.count("/") != 1) or source.startswith((".", "~", "/")):
+    if source.startswith((".", "~", "/")) or source.count("/") > 1:
         return f"speech: no folder {source[-80:]}; give one that is there, or a hub name"
     if local:
         return (
-            f"speech: {source[:80]} is not on this machine and downloads are off; run "
+            f"speech: {source[:80]!r} is not on this machine and downloads are off; run "
             f"`hf download {source[:80]}` where there is a network, or give a folder"
         )
     return (
-        f"speech: cannot load {source[:80]} ({reason}); give `espeak`, a folder, or the hub name "
+        f"speech: cannot load {source[:80]!r} ({reason}); give `espeak`, a folder, or the hub name "
         "of a VITS or SpeechT5 model with safetensors weights"
     )
 

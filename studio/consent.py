@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ def consent_for(
 
     Raises:
         ConsentError: the answer is no, or required and missing. Exit code 2.
+        EOFError: the terminal was closed instead of an answer.
         MediaError: `given` is no file, or over 1 MB.
     """
     from pipelines.media_records import check_file, printable
@@ -106,14 +108,18 @@ def _holds(record: Path, digest: str) -> bool:
 
 
 def _asked(name: str, digest: str, record: Path, what: What) -> Path:
-    import typer
-
     from pipelines.ledger import write_atomic
 
-    question = (
-        f"affect: {name}: is this your own {what}, or has the person whose it is agreed to this?"
+    # Not typer's prompt: it sends a blank to stdout, which is for results.
+    sys.stderr.write(
+        f"affect: {name}: is this your own {what}, or has the person whose it is agreed to this? "
+        "[y/N] "
     )
-    if not typer.confirm(question, default=False, err=True):
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        raise EOFError
+    if answer.strip().lower() not in ("y", "yes"):
         msg = f"consent: not given for {name}; nothing was made"
         raise ConsentError(msg)
     said = {
