@@ -60,6 +60,11 @@ def one_line(text: str, limit: int = 600) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
+def person_at_terminal() -> bool:
+    """Whether somebody can be asked: what we say and what they type are on a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def table_console(*, stderr: bool = False) -> Any:
     """A rich console for tables; piped ones are wide, so that no value is folded."""
     from rich.console import Console

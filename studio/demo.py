@@ -1,9 +1,9 @@
 """`affect demo` and `affect page`: something to look at.
 
 The demo makes a handful of pictures offline with the embedded model, a small grid, a re-rendered
-photo and some music, then writes `index.html` and prints its path. It takes the same road as every
-other verb: requests, `pipelines.generate`, takes. The page verb writes the same page for any
-folder of takes.
+photo, some music and a voice, then writes `index.html` and prints its path. It takes the same road
+as every other verb: requests, `pipelines.generate`, takes. The page verb writes the same page for
+any folder of takes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adapters.assets import ASSETS
 from studio import make
 from studio.console import note, result
 from studio.grid import grid_requests, write_sheet
 from studio.run import Options, build_requests, read_emotion, run
+from studio.source import is_neutral_reading
 
 if TYPE_CHECKING:
     from pipelines.take import Take
@@ -45,6 +47,10 @@ MUSIC: tuple[tuple[str, float], ...] = (
     ("0s contentment .7; 10s fear .9; 20s awe .9", 26),
 )
 RECOLOURED = "sadness .9"  # the happy piece, played again
+# Spoken by a synthesiser, so that it is nobody's voice.
+SPEECH = ASSETS / "samples" / "speech.wav"
+VOICES = ("anger .9", "sadness .9", "happiness .9", "0s fear .9; 2s contentment .8")
+SPOKEN = ("We are closing the shop.", "sadness .8")  # said first, where espeak-ng is installed
 PAGE = "index.html"
 # A page of more pictures than this is slow to open; the newest are kept.
 MOST = 500
@@ -73,8 +79,11 @@ def demo(
     composer: Annotated[
         str, typer.Option("--composer", help="Model for the music: a name or a folder.")
     ] = make.DEFAULT_COMPOSER,
+    voice: Annotated[
+        str, typer.Option("--voice", help="Model for the voice: a name or a folder.")
+    ] = make.DEFAULT_VOICE,
 ) -> int:
-    """Make pictures and music offline and an HTML page that shows them; print the page's path."""
+    """Make pictures, music and voices offline and a page that shows them; print its path."""
     options = Options(out, device=device, offline=True)
     params: dict[str, Any] = {} if steps is None else {"steps": steps}
     sections, missing = [], 0
@@ -82,9 +91,10 @@ def demo(
         made, failed = part(options, backbone, seed, params)
         sections += made
         missing += failed
-    made, failed = _music(options, composer, seed)
-    sections += made
-    missing += failed
+    for sounding, model in ((_music, composer), (_voice, voice)):
+        made, failed = sounding(options, model, seed)
+        sections += made
+        missing += failed
     return _finish(sections, out, "Affect Studio: the same words, another mood", missing)
 
 
@@ -99,19 +109,23 @@ def page(
     if not folder.is_dir():
         msg = f"page: {folder} is no folder; give the --out folder of earlier takes"
         raise ValueError(msg)
-    endings = ("png", "jpg", "webp", "mid")
+    endings = ("png", "jpg", "webp", "mid", "wav", "flac", "mp3")
     files = [file for ending in endings for file in folder.rglob(f"*.{ending}")]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     # How long a take took is in the ledger only.
     seconds = {line.get("sha256"): line.get("seconds") for line in ledger.read(folder)}
     takes: list[Take] = []
-    for file in files[:MOST]:
+    for file in files:
+        if len(takes) == MOST:
+            break
         try:
             take = Take.read(file)
         except ValueError:
             continue  # a contact sheet, a photo, somebody else's picture
         if take.request.modality == "music" and file.suffix != ".mid":
-            continue  # the piano roll beside its piece
+            continue  # the piano roll and the sound beside their piece
+        if take.request.modality == "voice" and (file.suffix == ".png" or is_neutral_reading(file)):
+            continue  # the picture and the neutral reading beside their voice
         takes.append(replace(take, seconds=seconds.get(take.sha256)))
     if not takes:
         msg = f"page: no takes of this studio in {folder}; make some with `affect make image`"
@@ -250,6 +264,46 @@ def _music(options: Options, backbone: str, seed: int) -> tuple[list[Section], i
     )
     section = Section(title="Music", text=text, cards=tuple(card_of(take) for take in takes))
     return [section], wanted - len(takes)
+
+
+def _voice(options: Options, backbone: str, seed: int) -> tuple[list[Section], int]:
+    from shutil import which
+
+    from pipelines import resolve
+    from studio.models import is_here
+    from studio.page import Section, card_of
+
+    if not (SPEECH.is_file() and is_here(resolve(backbone, "voice"))):
+        note(f"demo: the weights of {backbone} or the sample are not here, so no voice is changed")
+        return [], 0
+
+    def asked(text: str, words: str = "") -> list[Any]:
+        return build_requests(
+            words,
+            [read_emotion(text, over=False, reader=None, modality="voice")],
+            seed=seed,
+            n=1,
+            backbone=backbone,
+            params={},
+            inputs={} if words else {"audio": SPEECH},
+            modality="voice",
+        )
+
+    options = replace(options, ext="auto")
+    requests = [one for text in VOICES for one in asked(text)]
+    takes = run(requests, options, what="demo: a voice", announce=False)
+    if which("espeak-ng"):
+        words, emotion = SPOKEN
+        spoken = asked(emotion, words)
+        requests += spoken
+        takes += run(spoken, options, what="demo: words, spoken first", announce=False)
+    text = (
+        "The same words by the same voice, here one that a synthesiser spoke. The pitch before and "
+        "after, under the valence and arousal asked for and heard; beside it what became of the "
+        "cues that listeners go by."
+    )
+    section = Section(title="A voice", text=text, cards=tuple(card_of(take) for take in takes))
+    return [section], len(requests) - len(takes)
 
 
 def sample_photo(name: str, out: Path) -> Path | None:

@@ -2,8 +2,8 @@
 
 Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
 written like any other output: marked as synthetic, with what it shows in its metadata. Of music it
-shows small piano rolls with a tick at what was asked and a bar for what each reader reads; the
-sound of every cell lies beside the sheet.
+shows small piano rolls, of voices the pitch before and after, with a tick at what was asked and a
+bar for what each reader reads; the sound of every cell lies beside the sheet.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ import typer
 from studio import make
 from studio.console import result, result_json
 from studio.options import with_params
-from studio.run import PANELS, Options, build_requests, fresh_seed, params_of, run
+from studio.run import (
+    PANELS,
+    Options,
+    build_requests,
+    fresh_seed,
+    params_of,
+    quiet_libraries,
+    run,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+    from adapters.voice_analysis import Analysis
     from pipelines.take import Request, Take
 
 
@@ -29,7 +38,7 @@ def app() -> typer.Typer:
     """The verb `grid`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Emotions by levels.")
     verb.callback()(lambda: None)
-    for modality, command in (("image", image), ("music", music)):
+    for modality, command in (("image", image), ("music", music), ("voice", voice)):
         panels = (PANELS[modality],)
         verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
@@ -113,6 +122,42 @@ def music(
     return _finish(names, levels, requests, run(requests, options), options)
 
 
+def voice(
+    *,
+    audio: make.Audio = None,
+    text: make.Text = "",
+    consent: make.Consent = None,
+    emotions: Emotions = "happiness,anger,fear,sadness",
+    levels: Levels = 5,
+    neutral: Neutral = True,
+    seed: make.Seed = None,
+    backbone: make.Backbone = make.DEFAULT_VOICE,
+    out: make.Out = Path("out"),
+    as_json: make.Json = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Give a recording several emotions at several intensities, one take a cell."""
+    quiet_libraries(offline=offline)
+    names = emotion_names(emotions)
+    requests = grid_requests(
+        text,
+        names,
+        levels,
+        neutral=neutral,
+        seed=fresh_seed() if seed is None else seed,
+        backbone=backbone,
+        params=params,
+        inputs={"audio": audio},
+        modality="voice",
+    )
+    requests = make.with_consent(requests, consent, out, offline=offline)
+    options = Options(out, as_json, device, dtype, offline, "auto")
+    return _finish(names, levels, requests, run(requests, options), options)
+
+
 def _finish(
     names: Sequence[str],
     levels: int,
@@ -193,7 +238,7 @@ def write_sheet(
     from studio.sheet import contact_sheet
 
     # Not by key: a finished request also names the weights it was made with.
-    pictures = {take.request.emotion.text: _cell(take) for take in takes}
+    pictures = dict(zip([take.request.emotion.text for take in takes], _cells(takes), strict=True))
     found = [pictures.get(request.emotion.text) for request in requests]
     spare = len(requests) - len(names) * levels
     rows = [
@@ -206,8 +251,8 @@ def write_sheet(
         rows,
         list(names),
         columns,
-        title=first.prompt or first.modality.capitalize(),
-        subtitle=f"{Path(first.backbone).name}, seed {first.seed}",
+        title=_title(first),
+        subtitle=f"{Path(first.backbone).name}, seed {first.seed}{LEGEND.get(first.modality, '')}",
     )
     folder = takes[0].path.parent if takes else out
     path = folder / f"{first.key[:8]}-grid-{len(names)}x{levels}.png"
@@ -225,14 +270,54 @@ def write_sheet(
     return path
 
 
-def _cell(take: Take) -> Picture:
-    """What a sheet shows of a take: the picture, or a small piano roll with its readings."""
+LEGEND = {"voice": "; pitch: grey before, colour after"}
+"""Modality -> what a reader of the sheet has to be told."""
+
+
+def _title(request: Request) -> str:
+    audio = request.inputs.get("audio")
+    return request.prompt or (audio.name if audio else request.modality.capitalize())
+
+
+def _cells(takes: Sequence[Take]) -> list[Picture]:
+    """What a sheet shows of takes: pictures, small piano rolls, or pitch before and after."""
     from pipelines.media import load_image
 
-    if take.request.modality != "music":
-        return load_image(take.path)
+    modality = takes[0].request.modality
+    if modality == "voice":
+        return _voices(takes)
+    if modality != "music":
+        return [load_image(take.path) for take in takes]
     from pipelines.media_midi import load_midi
     from pipelines.music_figure import small_roll
+
+    return [small_roll(load_midi(take.path), **_marks(take)) for take in takes]
+
+
+def _voices(takes: Sequence[Take]) -> list[Picture]:
+    """Pitch before and after, all on the same axes."""
+    from adapters.voice_analysis import analyse
+    from pipelines.media_sound import load_sound
+    from pipelines.voice_figure import pitch_range, small_pitch
+    from studio.source import recording_of
+
+    def heard(path: Path) -> Analysis:
+        sound = load_sound(path)
+        return analyse(sound.waveform, sound.sample_rate)
+
+    after = [heard(take.path) for take in takes]
+    recording = recording_of(takes[0])
+    before = after[0] if recording is None else heard(recording)
+    hertz = pitch_range([before, *after])
+    seconds = max(voice.seconds for voice in (before, *after))
+    return [
+        small_pitch(before, voice, hertz=hertz, seconds=seconds, **_marks(take))
+        for voice, take in zip(after, takes, strict=True)
+    ]
+
+
+def _marks(take: Take) -> dict[str, Any]:
+    """Colour of a stamp, its tick at what was asked, and how strongly each reader reads it."""
     from studio.page import COLOURS, bars_of
 
     state = take.request.emotion.peak
@@ -240,4 +325,4 @@ def _cell(take: Take) -> Picture:
     readers = bars_of(take.reading)
     read = [] if name == "neutral" else [reader.intensities[name] for reader in readers]
     asked = None if name == "neutral" else min(state.intensity, 1.0)
-    return small_roll(load_midi(take.path), asked=asked, read=read, colour=COLOURS[name])
+    return {"asked": asked, "read": read, "colour": COLOURS[name]}

@@ -1,4 +1,4 @@
-"""`affect make image PROMPT`, `affect make music`: media with the emotion that was asked for.
+"""`affect make image PROMPT`, `make music`, `make voice`: media with the emotion asked for.
 
 Besides its own options each has one for every field of its modality's params. This file only
 collects what was typed; `studio.run` does the rest.
@@ -6,12 +6,15 @@ collects what was typed; `studio.run` does the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipelines import DEFAULTS
+from studio.console import person_at_terminal
 from studio.options import with_params
 from studio.run import (
     PANELS,
@@ -23,6 +26,9 @@ from studio.run import (
     read_emotion,
     run,
 )
+
+if TYPE_CHECKING:
+    from pipelines.take import Request
 
 # The options that several verbs share, each described once.
 EmotionText = Annotated[
@@ -95,15 +101,27 @@ Soundfont = Annotated[
     Path | None, typer.Option("--soundfont", help="Play with this .sf2 instead of our piano.")
 ]
 
+Audio = Annotated[
+    Path | None, typer.Option("--audio", "-a", help="Recording to change: WAV, FLAC or MP3.")
+]
+Text = Annotated[
+    str, typer.Option("--text", "-t", help="Words to speak first, when there is no recording.")
+]
+Consent = Annotated[
+    Path | None,
+    typer.Option("--consent", help="Document that says the speaker agreed; its hash is kept."),
+]
+
 DEFAULT_BACKBONE = DEFAULTS["image"]
 DEFAULT_COMPOSER = DEFAULTS["music"]
+DEFAULT_VOICE = DEFAULTS["voice"]
 
 
 def app() -> typer.Typer:
     """The verb `make`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Make media.")
     verb.callback()(lambda: None)
-    for modality, command in (("image", image), ("music", music)):
+    for modality, command in (("image", image), ("music", music), ("voice", voice)):
         panels = (PANELS[modality],)
         verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
@@ -201,3 +219,77 @@ def music_inputs(
         "onto": onto,
         "soundfont": soundfont,
     }
+
+
+def voice(
+    *,
+    audio: Audio = None,
+    text: Text = "",
+    emotion: EmotionText = "neutral",
+    consent: Consent = None,
+    seed: Seed = None,
+    n: Count = 1,
+    best_of: BestOf = None,
+    backbone: Backbone = DEFAULT_VOICE,
+    out: Out = Path("out"),
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Give a recording another emotion, or one that changes: "0s sadness .6; 3s happiness .8".
+
+    The same words by the same person; times are seconds of the recording. With --text the words
+    are spoken first. Prints the sound; its picture (.png) lies beside it.
+    """
+    quiet_libraries(offline=offline)
+    over = bool(params.get("over"))
+    requests = build_requests(
+        text,
+        [read_emotion(emotion, over=over, reader=reader, modality="voice")],
+        seed=fresh_seed() if seed is None else seed,
+        n=n,
+        backbone=backbone,
+        params=params,
+        inputs={"audio": audio},
+        modality="voice",
+    )
+    requests = with_consent(requests, consent, out, offline=offline, search=best_of is not None)
+    options = Options(out, as_json, device, dtype, offline, "auto")
+    takes = run(requests, options, best_of=best_of)
+    return 0 if len(takes) == len(requests) else 1
+
+
+def with_consent(
+    requests: Sequence[Request],
+    given: Path | None,
+    out: Path,
+    *,
+    offline: bool = False,
+    search: bool = False,
+) -> list[Request]:
+    """Requests for voices with what says that the speaker agreed, once all else has been checked.
+
+    They share one recording, or have none. Raises ValueError in one line, before anything is asked.
+    """
+    from pipelines.take import TakeError, prepare_out
+    from pipelines.voice import Recording, check_here, job_of
+    from studio.consent import consent_for
+
+    audio = requests[0].inputs.get("audio")
+    if audio is None and given is not None:
+        msg = "consent: words have no owner; leave --consent out, or give a recording (--audio)"
+        raise TakeError(msg)
+    known: dict[str, Recording] = {}
+    for request in requests:
+        check_here(job_of(request, search=search, known=known).row, offline=offline or None)
+    if audio is None:
+        return list(requests)
+    prepare_out(out)
+    document = consent_for(audio, given, out, ask=person_at_terminal())
+    if document is None:
+        return list(requests)
+    named = {**requests[0].inputs, "consent": document.resolve()}
+    return [replace(request, inputs=named, digests={}) for request in requests]

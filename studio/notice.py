@@ -2,8 +2,10 @@
 
 A file counts as made here when it carries a whole request of this studio and is marked as made by
 a model from words alone. A re-rendered photo carries a request too, but whoever was in the photo
-may still be in the picture. Notes show nobody, and music of ours is played by our piano, whatever
-melody it began with. This file reads marks; it does not look at pictures or listen.
+may still be in the picture, and a converted recording is still somebody's voice. Notes show nobody,
+and music of ours is played by our piano, whatever melody it began with. This file reads marks; it
+does not look at pictures or listen, and whether somebody agreed is asked elsewhere
+(studio.consent).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipelines.take import Request
 
-# Regulation (EU) 2024/1689, Articles 50(3) and 5(1)(f).
+# Regulation (EU) 2024/1689, Articles 50(3), 5(1)(f) and, of voices that are changed, 50(4).
 NOTICE = (
     "notice: this file does not say that it was made here from words alone, so it may show real "
     "people. Whoever uses emotion recognition on people must tell them (EU AI Act, Art. 50(3)), "
@@ -27,6 +29,18 @@ NOTICE = (
 SOUND_NOTICE = NOTICE.replace("it may show real people", "it may be a real voice").replace(
     "The readers were made for synthetic pictures: what follows is how they read the picture",
     "The reader was made for piano music: what follows is how it hears the sound",
+)
+
+VOICE_NOTICE = NOTICE.replace("it may show real people", "it may be a real voice").replace(
+    "The readers were made for synthetic pictures: what follows is how they read the picture",
+    "The readers were made for converted and acted speech: what follows is how they hear the voice",
+)
+
+CHANGED_NOTICE = (
+    "notice: this file may be a real person's voice. Whoever publishes what is made of it must say "
+    "that it was made artificially (EU AI Act, Art. 50(4)), and its emotion is read: whoever uses "
+    "emotion recognition on people must tell them (Art. 50(3)). The readers say how they hear the "
+    "voice, not what a person feels."
 )
 
 
@@ -43,10 +57,18 @@ def is_ours(file: Path) -> bool:
         return False
 
 
-def notice_for(requests: Iterable[Request]) -> str:
-    """The notice when an input is not a picture of ours, for its takes are read too; else ""."""
-    shown = [request for request in requests if request.modality != "music"]
-    for file in {path for request in shown for path in request.inputs.values()}:
-        if not is_ours(file):
-            return NOTICE.replace("this file", file.name, 1)
-    return ""
+def notices_for(requests: Iterable[Request]) -> list[str]:
+    """What is said of inputs that may be real people, for takes of them are read too."""
+    from studio.consent import is_nobodys
+
+    told: dict[Path, str] = {}
+    for request in requests:
+        for name, path in request.inputs.items():
+            if path in told or request.modality == "music":
+                continue
+            if request.modality == "voice":
+                nobodys = name != "audio" or is_nobodys(path, request.digests[name])
+                told[path] = "" if nobodys else CHANGED_NOTICE
+            else:
+                told[path] = "" if is_ours(path) else NOTICE
+    return [text.replace("this file", path.name, 1) for path, text in told.items() if text]

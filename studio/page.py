@@ -4,7 +4,8 @@ It works from `file://`, in dark and light, without scripts and without anything
 (a content policy in the page forbids both). Every string that comes out of a media file is treated
 as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
-piano roll, under the asked and the read emotion over time, and can be played.
+piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
+and can be played, a voice beside the recording it was made of.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
 says how a reader reads a work, never what a person feels.
@@ -24,6 +25,7 @@ from urllib.parse import quote
 
 from adapters.emotion import CORE
 from pipelines.ledger import write_atomic
+from studio.source import recording_of
 
 if TYPE_CHECKING:
     from pipelines.take import Take
@@ -63,8 +65,9 @@ class ReaderBars:
 class Card:
     """One take on the page, everything as plain text and numbers; nothing is trusted.
 
-    `before` is the photo a re-rendered picture started from, `audio` the sound of a piece of
-    music. Paths may lie anywhere on this machine; those that do not exist are left out.
+    `before` is the photo a re-rendered picture started from, `audio` the sound of a piece of music
+    or of a voice, `audio_before` the recording the voice was. Paths may lie anywhere on this
+    machine; those that do not exist are left out.
     """
 
     picture: Path
@@ -76,6 +79,8 @@ class Card:
     command: str
     before: Path | None = None
     audio: Path | None = None
+    audio_before: Path | None = None
+    kind: str = "picture"
 
     @property
     def dominant(self) -> str:
@@ -154,22 +159,26 @@ def _numbers(values: object, count: int) -> list[float] | None:
 def card_of(take: Take) -> Card:
     """The card of a take, all of it from the take itself."""
     request = take.request
-    music = request.modality == "music"
+    music, voice = request.modality == "music", request.modality == "voice"
     given = [name for name in ("recolour", "onto") if music and name in request.inputs]
     facts = [f"{request.inputs[given[0]].name}, played again"] if given else []
+    if voice and (audio := request.inputs.get("audio")) is not None:
+        facts.append(audio.name)
     if not given:  # what is played again has no seed and needs no model
         facts.append(f"seed {request.seed}")
     if take.seconds:
         facts.append(f"{take.seconds:.1f} s")
     if not given:
-        facts.append(Path(request.backbone).name if music else str(request.backbone))
+        facts.append(Path(request.backbone).name if music or voice else str(request.backbone))
     chosen = take.chosen or {}
     if isinstance(chosen, Mapping) and chosen.get("of"):
         facts.append(f"best of {chosen['of']}")
+    if voice and isinstance(alike := (take.reading or {}).get("speaker_similarity"), int | float):
+        facts.append(f"speaker similarity {alike:.2f}")
     before = request.inputs.get("init")
     path = Path(take.path)
     return Card(
-        picture=path.with_suffix(".png") if music else path,
+        picture=path.with_suffix(".png") if music or voice else path,
         prompt=request.prompt,
         emotion=request.emotion.text,
         asked=_asked(take),
@@ -177,7 +186,9 @@ def card_of(take: Take) -> Card:
         facts=tuple(facts),
         command=remake_command(take),
         before=None if before is None else Path(before),
-        audio=path.with_suffix(".wav") if music else None,
+        audio=path.with_suffix(".wav") if music else path if voice else None,
+        audio_before=recording_of(take) if voice else None,
+        kind=request.modality if music or voice else "picture",
     )
 
 
@@ -195,10 +206,12 @@ def remake_command(take: Take) -> str:
 
 
 def sections_of(takes: Iterable[Take]) -> list[Section]:
-    """One section per prompt, in order of first appearance; what has none is under its kind."""
+    """One section per prompt or recording, as they first appear; the rest is under its kind."""
     groups: dict[str, list[Card]] = {}
     for take in takes:
-        title = take.request.prompt.strip() or take.request.modality.capitalize()
+        audio = take.request.inputs.get("audio")
+        kind = take.request.modality.capitalize()
+        title = take.request.prompt.strip() or (f"{kind}: {audio.name}" if audio else kind)
         groups.setdefault(title, []).append(card_of(take))
     return [Section(title=prompt, cards=tuple(cards)) for prompt, cards in groups.items()]
 
@@ -246,16 +259,21 @@ def _section(section: Section, folder: Path) -> str:
 
 def _card(card: Card, folder: Path) -> str:
     colour = COLOURS.get(card.dominant, COLOURS["neutral"])
-    shown = card.prompt.strip() or ("Piano roll" if card.audio else "Picture")
+    nameless = {"music": "Piano roll", "voice": "Voice"}.get(card.kind, "Picture")
+    shown = card.prompt.strip() or nameless
     alt = html.escape(f"{shown}, made with the emotion {card.emotion}")
     link = _link(card.picture, folder)
     image = f'<a href="{link}"><img src="{link}" alt="{alt}" loading="lazy"></a>'
     if card.audio is not None and not card.picture.is_file():
-        image = ""  # the .mid may have been moved without what lay beside it
-    if card.audio is not None and card.audio.is_file():
+        image = ""  # the take may have been moved without what lay beside it
+    sounds = (("before", card.audio_before), ("after", card.audio))
+    players = [(name, path) for name, path in sounds if path is not None and path.is_file()]
+    for name, path in players:
+        tag = f"<span>{name}</span>" if len(players) > 1 else ""
+        label = "The recording it was made of" if name == "before" else alt
         image += (
-            f'<audio controls preload="none" src="{_link(card.audio, folder)}" '
-            f'aria-label="{alt}"></audio>'
+            f'<div class="player">{tag}<audio controls preload="none" '
+            f'src="{_link(path, folder)}" aria-label="{label}"></audio></div>'
         )
     if card.before is not None and card.before.is_file():
         before = _link(card.before, folder)
@@ -264,7 +282,7 @@ def _card(card: Card, folder: Path) -> str:
             f'alt="The photo it started from"></a>{image}</div>'
         )
     return (
-        f'<article class="{"music" if card.audio else "picture"}" style="--c:{colour}">'
+        f'<article class="{card.kind}" style="--c:{colour}">'
         f'{image}<div class="body">'
         f'<h3><span class="dot"></span>{html.escape(card.emotion)}</h3>'
         f"{_chart(card)}"
@@ -342,13 +360,17 @@ h2{font-size:1.2rem;margin:2.6rem 0 .9rem;overflow-wrap:anywhere}
 article{background:var(--card);border:1px solid var(--line);border-radius:12px;overflow:hidden;
 display:flex;flex-direction:column}
 article img{display:block;width:100%;aspect-ratio:1;object-fit:cover;background:var(--track)}
-article.music{grid-column:span 2}
+article.music,article.voice{grid-column:span 2}
 article.music img{aspect-ratio:16/9;background:#fbfaf7}
-audio{display:block;width:100%;height:2.6rem;padding:.3rem .6rem 0}
+article.voice img{aspect-ratio:8/5;background:#fbfaf7}
+.player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;
+color:var(--soft)}
+.player span{flex:none;width:3.2em}
+audio{display:block;width:100%;height:2.3rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{height:100%}
 article:has(.pair){grid-column:span 2}
-@media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
+@media(max-width:38rem){article:has(.pair),article.music,article.voice{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;
 overflow-wrap:anywhere}

@@ -1,4 +1,4 @@
-"""`affect remake FILE`: the same picture or music again from the file alone; any option overrides.
+"""`affect remake FILE`: a picture, music or voice again from the file alone; any option overrides.
 
 Everything comes out of the file's metadata: prompt, emotion, seed, model and parameters. A take
 that was chosen from several seeds carries its own winning one, so no search is repeated. Options
@@ -40,10 +40,13 @@ def app() -> typer.Typer:
 
 
 def remake(
-    file: Annotated[Path, typer.Argument(help="A picture or music made by this studio.")],
+    file: Annotated[Path, typer.Argument(help="A picture, music or voice made by this studio.")],
     *,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "--title", help="Show something else; a new title.")
+        str | None,
+        typer.Option(
+            "--prompt", "--title", "--text", help="Show or say something else; a new title."
+        ),
     ] = None,
     emotion: Annotated[
         str | None, typer.Option("--emotion", "-e", help="Another emotion or intensity.")
@@ -55,12 +58,14 @@ def remake(
     init: make.Init = None,
     continued: make.Continue = None,
     recolour: make.Recolour = None,
-    source: make.From = None,
+    giver: make.From = None,
     onto: make.Onto = None,
     soundfont: make.Soundfont = None,
+    audio: make.Audio = None,
+    consent: make.Consent = None,
     out: make.Out = Path("out"),
-    file_format: Annotated[
-        Literal["png", "jpg", "webp"] | None,
+    format: Annotated[
+        Literal["png", "jpg", "webp", "wav", "flac", "mp3", "auto"] | None,
         typer.Option("--format", help="Another file format.", show_default=False),
     ] = None,
     as_json: make.Json = False,
@@ -84,9 +89,21 @@ def remake(
         merged = {**old.params, **params}
     else:
         merged = {**chosen_params(old), **params}
-    files = {"init": init, **make.music_inputs(continued, recolour, source, onto, soundfont)}
+    files = {
+        "init": init,
+        **make.music_inputs(continued, recolour, giver, onto, soundfont),
+        "audio": audio,
+    }
     given = {name: path for name, path in files.items() if path is not None}
-    if not given:
+    kept = dict(old.inputs)
+    if old.modality == "voice":
+        prompt, kept = voice_source(old, prompt, audio, merged)
+        if format is not None:
+            merged["format"] = format
+    elif consent is not None:
+        msg = f"consent: is for voices, {file} is of modality {old.modality!r}; leave it out"
+        raise ValueError(msg)
+    if not given and kept:
         old.check_inputs()
     state = old.emotion
     if emotion is not None:
@@ -99,14 +116,34 @@ def remake(
         n=n,
         backbone=old.backbone if backbone is None else backbone,
         params=merged,
-        inputs={**old.inputs, **given},
+        inputs={**kept, **given},
         modality=old.modality,
     )
-    options = Options(out, as_json, device, dtype, offline, _suffix(file, old, file_format))
+    if old.modality == "voice" and (consent or audio):
+        search = best_of is not None
+        requests = make.with_consent(requests, consent, out, offline=offline, search=search)
+    options = Options(out, as_json, device, dtype, offline, _suffix(file, old, format))
     takes = run(requests, options, best_of=best_of)
     if takes and backbone is None and takes[0].request.weights != old.weights:
         note(f"the weights of {old.backbone} are no longer those that made {file}")
     return 0 if len(takes) == len(requests) else 1
+
+
+def voice_source(
+    old: Request, prompt: str | None, audio: Path | None, params: dict[str, Any]
+) -> tuple[str, dict[str, Path]]:
+    """Words and files of a voice: another recording takes the place of words, and vice versa.
+
+    params: loses what only words have use for, when a recording comes in their place.
+    """
+    if audio is not None:
+        if old.prompt:
+            for name in ("speaker", "speech", "language"):
+                params.pop(name, None)
+        return prompt or "", {}
+    if prompt is not None and prompt.strip():
+        return prompt, {}
+    return old.prompt, dict(old.inputs)
 
 
 def _suffix(file: Path, old: Request, wanted: str | None) -> str:
@@ -116,6 +153,11 @@ def _suffix(file: Path, old: Request, wanted: str | None) -> str:
             msg = f"format: music is written as .mid, .wav and .png together, not only {wanted}"
             raise ValueError(msg)
         return "mid"
+    if old.modality == "voice":
+        return "auto"  # the knob format says it
+    if wanted in ("wav", "flac", "mp3", "auto"):
+        msg = f"format: pictures are written as png, jpg or webp, received {wanted}"
+        raise ValueError(msg)
     ext = wanted or file.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
     return ext if ext in ("png", "jpg", "webp") else "png"
 

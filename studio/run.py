@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.console import Meter, NoteHandler, note, note_once, result, result_json
-from studio.notice import notice_for
+from studio.notice import notices_for
 
 if TYPE_CHECKING:
     from adapters.emotion import EmotionTimeline
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from pipelines.take import Request, Take
 
 
-# What the bar says at each stage of `pipelines.Step`.
+# What the bar says at each stage of `pipelines.Step`, and where a voice does something else.
 DOING = {
     "load": "loading",
+    "analyse": "listening",
     "denoise": "drawing",
     "compose": "composing",
     "render": "playing",
     "read": "reading",
 }
-PANELS = {"image": "Picture", "music": "Music"}
+DOING_VOICE = {"denoise": "planning", "render": "changing the voice"}
+PANELS = {"image": "Picture", "music": "Music", "voice": "Voice"}
 """Modality -> title of its knobs in `--help`."""
 LIBRARIES = r"(torch|diffusers|transformers|peft|accelerate|huggingface_hub)(\.|$)"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -45,7 +47,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 class Options:
     """What every making verb takes besides its request: where to write, run and print.
 
-    ext is the format of the files: "png", "jpg" or "webp" of pictures, "mid" of music.
+    ext is the format of the files: "png", "jpg" or "webp" of pictures, "mid" of music, "auto" of
+    voices, whose knob `format` says it.
     device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is.
     """
 
@@ -136,6 +139,10 @@ def params_of(modality: str) -> type[Any]:
         from pipelines.music import MusicParams
 
         return MusicParams
+    if modality == "voice":
+        from pipelines.voice import VoiceParams
+
+        return VoiceParams
     from pipelines.image import ImageParams
 
     pictures: type[Any] = ImageParams
@@ -164,6 +171,7 @@ def run(
     quiet_libraries(offline=options.offline)
     name = what or requests[0].backbone
     takes: list[Take] = []
+    doings = DOING | (DOING_VOICE if requests[0].modality == "voice" else {})
     with Meter(name) as meter:
         try:
             events = generate(
@@ -176,11 +184,12 @@ def run(
                 offline=options.offline or None,
                 ext=options.ext,
             )
-            if requests[0].modality == "image":
+            if requests[0].modality in ("image", "voice"):
                 no_bars()
-            # The demo, which announces nothing, brings photos that show nobody.
-            if announce and (told := notice_for(requests)):
-                note_once(told)
+            # The demo, which announces nothing, brings photos and a voice that are nobody's.
+            if announce:
+                for told in notices_for(requests):
+                    note_once(told)
             with closing(cast("Generator[Step | Take]", events)):
                 for event in events:
                     if isinstance(event, Take):
@@ -188,7 +197,8 @@ def run(
                         if announce:
                             show_take(event, as_json=options.as_json)
                     else:
-                        meter.step(f"{name}: {DOING[event.stage]}", event.index, event.total)
+                        doing = doings.get(event.stage, event.stage)
+                        meter.step(f"{name}: {doing}", event.index, event.total)
                         for text in event.notes:
                             note_once(text)
         except KeyboardInterrupt:

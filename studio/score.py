@@ -3,25 +3,28 @@
 The readers were made to rate generated media. A picture or sound without this studio's mark, or one
 made from a photo, may be of a real person, and inferring a person's emotions is regulated: such a
 file needs `--real-media`, which prints the notice. Notes are nobody's face or voice: any MIDI file
-may be scored. A score says how a reader reads the work, never what anyone feels. One file at a
-time, nothing is stored.
+may be scored. Speech and music are told apart by what a file says about itself; a sound from
+elsewhere is taken for speech unless `--modality music` says otherwise. People differ more than
+their moods do, so speech is best read against neutral speech of the same person. A score says how
+a reader reads the work, never what anyone feels. One file at a time, nothing is stored.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from studio.console import note, result_json, table_console
-from studio.notice import NOTICE, SOUND_NOTICE, is_ours
+from studio.console import note, note_once, result_json, table_console
+from studio.notice import NOTICE, SOUND_NOTICE, VOICE_NOTICE, is_ours
 from studio.run import quiet_libraries
 
 if TYPE_CHECKING:
     from adapters.piece import Piece
     from adapters.reading import Reading
+    from adapters.voice_analysis import Analysis
 
 READERS = ("critic-image", "reader-image")
 
@@ -35,12 +38,23 @@ def app() -> typer.Typer:
 
 def score(
     file: Annotated[
-        Path, typer.Argument(help="A picture (PNG, JPEG, WEBP), music (MID) or a sound (WAV).")
+        Path,
+        typer.Argument(
+            help="A picture (PNG, JPEG, WEBP), music (MID) or a sound (WAV, FLAC, MP3)."
+        ),
     ],
     real_media: Annotated[
         bool,
         typer.Option("--real-media", help="Score a file that was not made here from words alone."),
     ] = False,
+    modality: Annotated[
+        Literal["voice", "music"] | None,
+        typer.Option("--modality", help="What a sound from elsewhere is; speech unless told."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Neutral speech of the same person, to read against."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Read the emotion of FILE with the critic and with the independent reader.
@@ -50,8 +64,20 @@ def score(
     """
     from adapters.emotion import CORE
 
-    read = {"notes": _of_notes, "sound": _of_sound, "picture": _of_picture}[kind_of_file(file)]
-    readings, more = read(file, real_media)
+    kind = kind_of_file(file)
+    if kind == "sound":
+        kind = modality or _sound_says(file) or "voice"
+    elif modality is not None:
+        msg = f"modality: {file} is a file of {kind}, and says itself what it is; leave it out"
+        raise ValueError(msg)
+    if reference is not None and kind != "voice":
+        msg = f"reference: speech is read against speech, {file} is no speech; leave it out"
+        raise ValueError(msg)
+    if kind == "voice":
+        readings, more = _of_voice(file, real_media, reference)
+    else:
+        read = {"notes": _of_notes, "music": _of_sound, "pictures": _of_picture}[kind]
+        readings, more = read(file, real_media)
     gap = {}
     if len(readings) == 2:
         one, other = (reading.intensities for reading in readings.values())
@@ -68,7 +94,7 @@ def score(
 
 
 def kind_of_file(file: Path) -> str:
-    """ "notes", "sound" or "picture", by the first bytes, by the name where they tell nothing."""
+    """ "notes", "sound" or "pictures", by the first bytes, by the name where they tell nothing."""
     from pipelines.media_midi import is_midi
     from pipelines.media_sound import kind_of
 
@@ -80,7 +106,7 @@ def kind_of_file(file: Path) -> str:
     if is_midi(head) or kind_of(head):
         return "notes" if is_midi(head) else "sound"
     named = {".mid": "notes", ".midi": "notes", ".wav": "sound", ".flac": "sound", ".mp3": "sound"}
-    return named.get(file.suffix.lower(), "picture")  # its decoder says what is wrong
+    return named.get(file.suffix.lower(), "pictures")  # its decoder says what is wrong
 
 
 def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
@@ -91,8 +117,9 @@ def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[
     modality = ""
     with suppress(ValueError):  # a picture from elsewhere carries no request
         modality = Take.read(file).request.modality
-    if modality == "music":
-        msg = f"score: {file} is a picture of notes; score the .mid or .wav beside it"
+    if modality in ("music", "voice"):
+        what, beside = ("notes", ".mid or .wav") if modality == "music" else ("a voice", "sound")
+        msg = f"score: {file} is a picture of {what}; score the {beside} beside it"
         raise ValueError(msg)
     ours = _allowed(file, real_media, NOTICE, "show a real person")
     quiet_libraries(offline=True)
@@ -137,9 +164,84 @@ def _of_sound(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[st
     return readings, more
 
 
+def _sound_says(file: Path) -> str:
+    """The modality of a sound that was made here, "" of any other."""
+    from pipelines.take import Take
+
+    with suppress(ValueError):
+        return Take.read(file).request.modality
+    return ""
+
+
+def _of_voice(
+    file: Path, real_media: bool, given: Path | None
+) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """Both readers hear it, against the same person's neutral speech where there is some."""
+    from pipelines.media_sound import load_sound
+    from pipelines.take import Take
+    from studio.source import neutral_of
+
+    sound = load_sound(file)
+    ours = _allowed(file, real_media, VOICE_NOTICE, "be a real voice")
+    neutral = given
+    if given is not None:
+        _allowed(given, real_media, VOICE_NOTICE, "be a real voice")
+    with suppress(ValueError):  # from elsewhere
+        neutral = neutral or neutral_of(Take.read(file))
+    quiet_libraries(offline=True)
+    from adapters.voice_analysis import analyse
+    from adapters.voice_critic import load_voice_critic
+    from adapters.voice_cues import cue_table, cues
+    from adapters.voice_features import hear
+
+    critic: Any = load_voice_critic("critic-voice")
+    reader: Any = load_voice_critic("reader-voice")
+    heard = analyse(sound.waveform, sound.sample_rate)
+    if not heard.speech.any():
+        note(f"{file.name}: nobody speaks in it")
+    more: dict[str, Any] = {"made_here": ours, "reference": None}
+    against: list[Any] = [None, None]
+    if neutral is None:
+        note(
+            f"{file.name}: read alone; neutral speech of this person (--reference FILE) tells more"
+        )
+        more["cues"] = {name: _figure(value) for name, value in cues(heard).items()}
+    else:
+        other = load_sound(neutral)
+        known = analyse(other.waveform, other.sample_rate)
+        voice = hear(other.waveform, other.sample_rate)
+        against = [critic.reference([known]), reader.reference([voice])]
+        more |= {"reference": str(neutral), "speaker_similarity": _similarity(known, heard)}
+        more["cues"] = [
+            {key: x if isinstance(x, str) else _figure(x) for key, x in row.items()}
+            for row in cue_table(known, heard)
+        ]
+    own = hear(sound.waveform, sound.sample_rate)
+    readings = {
+        critic.name: critic.read([heard], against[0])[0],
+        reader.name: reader.read([own], against[1])[0],
+    }
+    return readings, more
+
+
+def _similarity(one: Analysis, other: Analysis) -> float | None:
+    from adapters.voice_analysis import VoiceError
+    from adapters.voice_speaker import speaker_similarity
+
+    with suppress(VoiceError):
+        return round(speaker_similarity(one, other), 4)
+    return None
+
+
+def _figure(value: float) -> float | None:
+    from math import isfinite
+
+    return round(value, 4) if isfinite(value) else None
+
+
 def _allowed(file: Path, real_media: bool, notice: str, danger: str) -> bool:
     """Whether the file is ours; one of somebody else needs the flag and is told the notice."""
-    if is_ours(file):
+    if is_ours(file) or _is_shipped(file):
         return True
     if not real_media:
         msg = (
@@ -147,8 +249,18 @@ def _allowed(file: Path, real_media: bool, notice: str, danger: str) -> bool:
             "read `affect score --help`, then add --real-media if you may score it"
         )
         raise ValueError(msg)
-    note(notice)
+    note_once(notice)
     return False
+
+
+def _is_shipped(file: Path) -> bool:
+    """Whether the file is one of the samples of this project."""
+    import hashlib
+
+    from studio.consent import is_nobodys
+
+    with file.open("rb") as opened:
+        return is_nobodys(file, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
 def _music_readers() -> tuple[Any, Any]:
@@ -158,11 +270,9 @@ def _music_readers() -> tuple[Any, Any]:
 
 
 def _attributes(piece: Piece) -> dict[str, float | None]:
-    from math import isfinite
-
     from adapters.music_attributes import measure
 
-    return {k: round(v, 4) if isfinite(v) else None for k, v in measure(piece).items()}
+    return {name: _figure(value) for name, value in measure(piece).items()}
 
 
 def _print_table(readings: dict[str, Reading], gap: dict[str, float]) -> None:

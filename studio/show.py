@@ -28,7 +28,7 @@ def app() -> typer.Typer:
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A picture, music or sound made by this studio.")],
+    file: Annotated[Path, typer.Argument(help="A picture, music or voice made by this studio.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Show everything FILE says about how it was made."""
@@ -62,6 +62,9 @@ def _rows(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{one_line(str(key), 60)}"
         if isinstance(value, Mapping) and value and not _is_state(value, name):
             rows.extend(_rows(value, f"{name}."))
+        elif _is_cues(value):
+            short = name.removeprefix("affect.")
+            rows.extend((f"{short}.{one_line(cue['name'], 60)}", _change(cue)) for cue in value)
         else:
             rows.append((name.removeprefix("affect."), one_line(_text(value), WIDEST)))
     return rows
@@ -76,6 +79,23 @@ def _is_state(value: Mapping[str, Any], name: str) -> bool:
     return "reading." in name and all(
         isinstance(x, int | float) and not isinstance(x, bool) for x in value.values()
     )
+
+
+def _is_cues(value: object) -> bool:
+    """Whether this is a table of cues of a voice, as its reading has one."""
+    return isinstance(value, list) and all(
+        isinstance(row, Mapping)
+        and isinstance(row.get("name"), str)
+        and all(isinstance(row.get(key), int | float | None) for key in ("before", "after"))
+        for row in value
+    )
+
+
+def _change(cue: Mapping[str, Any]) -> str:
+    """A cue before and after, in its unit."""
+    old, new = (cue.get(key) for key in ("before", "after"))
+    shown = " to ".join("-" if x is None else f"{x:.2f}" for x in (old, new))
+    return one_line(f"{shown} {cue.get('unit', '')}".strip(), WIDEST)
 
 
 def _text(value: object) -> str:
