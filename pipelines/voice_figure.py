@@ -54,7 +54,7 @@ MET, MISSED = "#2c7a3f", "#b0381a"
 """A cue that moved as the emotion should move it, and one that moved the other way."""
 STEPS_SHOWN = 14.0  # semitones that the pitch axis shows at least, so that a monotone is no zigzag
 FRAME = 128 / RATE  # s between the points of Analysis.contour
-JUMP = 7.0  # semitones between neighbours that are an error of the octave, not a melody
+JUMP = 2.5  # semitones in 8 ms that no voice glides; two pieces of melody, or an error
 POINTS = 4000  # of a pitch curve that are drawn
 LOUD_DB = 60.0  # range of the spectrograms
 HERTZ = (40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)

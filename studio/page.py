@@ -268,10 +268,11 @@ def _card(card: Card, folder: Path) -> str:
         image = ""  # the take may have been moved without what lay beside it
     sounds = (("before", card.audio_before), ("after", card.audio))
     players = [(name, path) for name, path in sounds if path is not None and path.is_file()]
+    heard = ""
     for name, path in players:
         tag = f"<span>{name}</span>" if len(players) > 1 else ""
         label = "The recording it was made of" if name == "before" else alt
-        image += (
+        heard += (
             f'<div class="player">{tag}<audio controls preload="none" '
             f'src="{_link(path, folder)}" aria-label="{label}"></audio></div>'
         )
@@ -281,11 +282,12 @@ def _card(card: Card, folder: Path) -> str:
             f'<div class="pair"><a href="{before}"><img src="{before}" loading="lazy" '
             f'alt="The photo it started from"></a>{image}</div>'
         )
+    above, within = ("", heard) if card.kind == "voice" else (heard, "")
     return (
         f'<article class="{card.kind}" style="--c:{colour}">'
-        f'{image}<div class="body">'
+        f'{image}{above}<div class="body">'
         f'<h3><span class="dot"></span>{html.escape(card.emotion)}</h3>'
-        f"{_chart(card)}"
+        f"{within}{_chart(card)}"
         f'<p class="facts">{html.escape(" · ".join(card.facts))}</p>'
         f"<details><summary>Make it again</summary><p>{html.escape(card.prompt)}</p>"
         f"<code>{html.escape(card.command)}</code></details>"
@@ -360,9 +362,13 @@ h2{font-size:1.2rem;margin:2.6rem 0 .9rem;overflow-wrap:anywhere}
 article{background:var(--card);border:1px solid var(--line);border-radius:12px;overflow:hidden;
 display:flex;flex-direction:column}
 article img{display:block;width:100%;aspect-ratio:1;object-fit:cover;background:var(--track)}
-article.music,article.voice{grid-column:span 2}
+article.music{grid-column:span 2}
 article.music img{aspect-ratio:16/9;background:#fbfaf7}
+article.voice{grid-column:1/-1;flex-direction:row}
+article.voice>a{flex:0 0 68%}
 article.voice img{aspect-ratio:8/5;background:#fbfaf7}
+article.voice .player{padding:0 0 .5rem}
+article.voice .chart{margin-top:.5rem}
 .player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;
 color:var(--soft)}
 .player span{flex:none;width:3.2em}
@@ -370,7 +376,8 @@ audio{display:block;width:100%;height:2.3rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{height:100%}
 article:has(.pair){grid-column:span 2}
-@media(max-width:38rem){article:has(.pair),article.music,article.voice{grid-column:auto}}
+@media(max-width:56rem){article.voice{flex-direction:column}article.voice>a{flex:none}}
+@media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;
 overflow-wrap:anywhere}
