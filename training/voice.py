@@ -287,13 +287,14 @@ def loss_of(
         times = torch.randint(0, len(alphas), (len(y),), generator=generator)
     signal = alphas[times].sqrt()[:, None, None]
     sigma = (1 - alphas[times]).sqrt()[:, None, None]
-    v = model(
+    given = (
         signal * y + sigma * noise,
         times,
         batch["features"],
         batch["prior"][..., columns] / model.spread,
         batch["condition"],
     )
+    v = model(*(rows.to(model.device) for rows in given)).cpu()
     known = batch["known"][..., columns]
     error = (v.float() - (signal * noise - sigma * y)) ** 2
     return (error * known).sum() / known.sum().clamp_min(1.0)
