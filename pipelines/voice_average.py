@@ -38,8 +38,8 @@ class AverageVoice(ModelMixin, ConfigMixin):
     """What a training set says on average; numbers without gradients, measured by the recipe.
 
     width: d of the encoder. units: kinds of sound. frame_mean, frame_scale (d,) of states; centres
-    (units, d) of the kinds, in those; mels (units, 80) their mean spectra, log10; mel_mean,
-    mel_scale (80,); speech_mean, speech_scale (d,) of embeddings of recordings; pitch (d, 2):
+    (units, d) of the kinds, in those; mels (units, 80) their mean spectra, log10; mel_mean (80,)
+    that of everything; speech_mean, speech_scale (d,) of embeddings of recordings; pitch (d, 2):
     semitones of median pitch, and logarithm of its range, per `speech_scale` of each coordinate.
     """
 
@@ -52,7 +52,6 @@ class AverageVoice(ModelMixin, ConfigMixin):
             "centres": (units, width),
             "mels": (units, MELS),
             "mel_mean": (MELS,),
-            "mel_scale": (MELS,),
             "speech_mean": (width,),
             "speech_scale": (width,),
             "pitch": (width, 2),
@@ -61,20 +60,25 @@ class AverageVoice(ModelMixin, ConfigMixin):
             start = torch.ones(shape) if name.endswith("scale") else torch.zeros(shape)
             setattr(self, name, nn.Parameter(start, requires_grad=False))
 
-    def units_of(self, states: Tensor) -> Tensor:
-        """(T,) which kind of sound each state (T, d) is."""
-        z = (states.to(self.device, torch.float32) - self.frame_mean) / self.frame_scale
-        return torch.cdist(z, self.centres.float()).argmin(dim=1).cpu()
+    def units_of(self, states: Tensor, centres: ArrayLike, frames: int) -> NDArray[np.int64]:
+        """(frames,) which kind of sound each frame of the analysis is.
 
-    def prior(self, states: Tensor, centres: ArrayLike, frames: int) -> Singles:
-        """mu: float32 (frames, 80) log10 mel of the average voice saying the same.
-
-        states: (T, d), centred on the samples `centres` (T,).
+        states: (S, d), centred on the samples `centres` (S,); each frame takes the nearest.
         """
-        mels = self.mels.float().cpu().numpy()[self.units_of(states).numpy()]
-        at = np.arange(frames) * HOP
-        near = np.searchsorted((np.asarray(centres)[1:] + np.asarray(centres)[:-1]) / 2, at)
-        return smooth(mels[near].astype(np.float64), VALUE_FRAMES).astype(np.float32)
+        z = (states.to(self.device, torch.float32) - self.frame_mean) / self.frame_scale
+        unit = torch.cdist(z, self.centres.float()).argmin(dim=1).cpu().numpy()
+        middles = np.asarray(centres, dtype=np.float64)
+        borders = (middles[1:] + middles[:-1]) / 2
+        return unit[np.searchsorted(borders, np.arange(frames) * HOP)]
+
+    def prior(self, units: ArrayLike) -> Singles:
+        """mu: float32 (T, 80) log10 mel of the average voice saying these units (T,)."""
+        mels = self.mels.float().cpu().numpy().astype(np.float64)[np.asarray(units)]
+        return smooth(mels, VALUE_FRAMES).astype(np.float32)
+
+    def relative(self, mel: Singles) -> Singles:
+        """Log10 mel (T, 80) as its distance from the mean of the training set."""
+        return mel - self.mel_mean.float().cpu().numpy()
 
     def normal(self, embedding: Tensor) -> Tensor:
         """Embeddings (..., d) as the denoiser is told them, float32 on the processor."""

@@ -61,7 +61,7 @@ OWN = (
     ("adapters.torchaudio_encoder", "TorchaudioEncoder"),
 )
 """Parts of this project that a folder may name; everything else is of diffusers or transformers."""
-FARTHEST = 5.0  # spreads from the average voice that a sample may lie
+FARTHEST = 4.0  # spreads from the average voice that a sample may lie, as in training
 EDGE = 3  # frames (48 ms) over which source and result fade into each other
 PEAK = 0.98
 
@@ -249,9 +249,8 @@ class MelVoicePipeline(DiffusionPipeline):
         """mu (T, 80), features (T, 10) and the branches of the guidance."""
         bank = self._known()
         frames = len(read.analysis)
-        mu = self.average.prior(read.states, read.centres, frames)
-        scale = self.average.mel_scale.float().cpu().numpy()
-        prior = torch.from_numpy((mu - self.average.mel_mean.float().cpu().numpy()) / scale)
+        mu = self.average.prior(self.average.units_of(read.states, read.centres, frames))
+        prior = torch.from_numpy(self.average.relative(mu)) / self.denoiser.spread
         offsets = bank.offsets(a, 1.0, r)[SPEECH]
         features = torch.from_numpy(features_of(read.analysis, *self.average.pitch_of(offsets)))
         moved = self.average.normal(read.embedding + offsets)

@@ -119,7 +119,6 @@ def tiny_mel(kind: str = "wavlm") -> MelVoicePipeline:
             "centres": torch.randn(6, WIDTH),
             "mels": mean + 0.2 * torch.randn(6, 80),
             "mel_mean": mean,
-            "mel_scale": torch.full((80,), 0.5),
             "speech_mean": read.embedding - 0.05,
             "speech_scale": torch.full((WIDTH,), 0.1),
             "pitch": torch.eye(WIDTH)[:, :2],
