@@ -4,11 +4,13 @@
 
 The change has 28 columns (TARGETS): semitones, level, logarithm of local stretch, 24 bands of the
 spectral envelope, breath. A frame belongs to parts of speech (PARTS): voiced or not, near the
-beginning, middle or end of its phrase, or silent. D_part (12, 30) holds one direction for each core
-emotion, W_part (3, 30) those of valence, arousal and dominance, in the same DirectionBank that
-moves the prompts of images. Two more columns than TARGETS scale what the voice does already: the
-distance of its pitch from its median, and of its level from its mean. Everything is linear in the
-intensity, so 0 is no change at all and every cue is monotone.
+beginning, middle or end of its phrase, or silent. D_part (12, 54) holds one direction for each core
+emotion, W_part (3, 54) those of valence, arousal and dominance, in the same DirectionBank that
+moves the prompts of images. More columns than TARGETS scale what the voice does already: the
+distance of its pitch from its median, that of its level from its loud frames, and how the 24 bands
+follow that level. Effort is heard in the accents: an angry vowel is bright where it is loud, while
+the weak frames around it stay as they were. Everything is linear in the intensity, so 0 is no
+change at all and every cue is monotone.
 
 Six emotions are measured (EmoDB, differences to the same speaker's neutral take), six come from the
 literature (assets/emotions/voice_cues.json says which and from where), all their levels do. After
@@ -24,7 +26,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +55,10 @@ SEMITONES, ENERGY, STRETCH, BREATH = 0, 1, 2, 27
 BAND = slice(3, 27)
 """Columns of TARGETS: semitones, dB, natural logarithm, dB each, dB of noise to harmonics."""
 RANGES = ("pitch_range", "energy_range")
-WIDTH = len(TARGETS) + len(RANGES)
+PITCH_RANGE, ENERGY_RANGE = len(TARGETS), len(TARGETS) + 1
+COLOUR = slice(len(TARGETS) + len(RANGES), len(TARGETS) + len(RANGES) + BANDS)
+"""Columns of directions beyond TARGETS: factors - 1, and dB of each band per dB of level."""
+WIDTH = COLOUR.stop
 LOWEST = np.array([-9.0, -12.0, math.log(0.5), *[-12.0] * BANDS, -12.0])
 HIGHEST = np.array([12.0, 12.0, math.log(2.2), *[12.0] * BANDS, 12.0])
 """What a recording still sounds like itself after; targets and samples are kept between."""
@@ -140,6 +145,15 @@ def contours(
     return out
 
 
+def loud_level(parts: Floats, contour: Floats) -> float:
+    """dB above the mean at which the voice is heard: its level's mean weighted by amplitude.
+
+    parts: (T, 7). contour: (T, 2). 0 where nothing is voiced.
+    """
+    weight = parts[:, :3].sum(axis=1) * 10 ** (contour[:, 1] / 20)
+    return float((weight * contour[:, 1]).sum() / max(weight.sum(), 1e-9))
+
+
 # Directions --------------------------------------------------------------------------------------
 
 
@@ -147,10 +161,10 @@ def contours(
 class VoiceDirections:
     """The directions of the emotions.
 
-    bank: vectors[part] (12, 30) in the units of TARGETS and, for the range terms, factor - 1;
-        W[part] (3, 30).
+    bank: vectors[part] (12, 54) in the units of TARGETS (bands: of loud frames), for the range
+        terms factor - 1, and dB of each band per dB of the frame's level; W[part] (3, 54).
     excess: float64 (12, 28) what was taken off the measured means at intensity 1: pitch beyond the
-        most of the cue table, tilt that differs from it, level; 0 where nothing was.
+        most of the cue table, and level; 0 where nothing was.
     quality: float64 (12, 2) tremor and creak of the cue table, see QUALITY.
     band_hz: float64 (24,) centre frequencies of the bands.
     sources: what the figures were measured on, for cards and reports.
@@ -186,6 +200,7 @@ class VoiceDirections:
                 hz = opened.get_tensor("band_hz").astype(np.float64)
                 facts = json.loads((opened.metadata() or {})["affect"])["voice"]
             right = tuple(facts["targets"]) == TARGETS and bank.family == FAMILY
+            right = right and all(D.shape[1] == WIDTH for D in bank.vectors.values())
         except (DirectionError, SafetensorError, KeyError, json.JSONDecodeError):
             right = False
         if not right:
@@ -254,8 +269,10 @@ class VoiceDirections:
         for index, name in enumerate(PARTS):
             out += shares[:, index : index + 1] * offsets[name].double().numpy()
         change = out[:, : len(TARGETS)]
-        change[:, SEMITONES] += out[:, -2] * shape[:, 0]
-        change[:, ENERGY] += out[:, -1] * shape[:, 1]
+        level = shape[:, 1] - loud_level(shares, shape)
+        change[:, SEMITONES] += out[:, PITCH_RANGE] * shape[:, 0]
+        change[:, ENERGY] += out[:, ENERGY_RANGE] * level
+        change[:, BAND] += out[:, COLOUR] * level[:, None]
         return np.clip(change, LOWEST, HIGHEST)
 
     def wavering(self, parts: ArrayLike, track: ArrayLike, strength: float = 1.0) -> Floats:
@@ -286,7 +303,8 @@ class Difference:
 
     parts: (T, 7). contour: (T, 2) of the first. values: (T, 28), columns TARGETS; energy has mean
     0 over speech. known: (T, 28) where values could be measured. weight: (T,) of each frame in
-    means, such as its amplitude.
+    means, such as its amplitude. colour: (24,) how many dB more each band of a voiced frame follows
+    a dB of the first's level than it did, found without the alignment.
     """
 
     parts: Floats
@@ -294,6 +312,7 @@ class Difference:
     values: Floats
     known: Flags
     weight: Floats
+    colour: Floats = field(default_factory=lambda: np.zeros(BANDS))
 
 
 def cue_table() -> dict[str, Any]:
@@ -316,7 +335,7 @@ def tilt_of(bands: ArrayLike, band_hz: ArrayLike) -> float:
 
 
 def cue_directions(band_hz: ArrayLike, table: Mapping[str, Any] | None = None) -> dict[str, Floats]:
-    """The cue table as directions: part -> float64 (12, 30)."""
+    """The cue table as directions: part -> float64 (12, 54), bands that follow no level."""
     rows = (table or cue_table())["emotions"]
     out = {part: np.zeros((len(CORE), WIDTH)) for part in PARTS}
     shape = tilt_shape(band_hz)
@@ -332,7 +351,7 @@ def cue_directions(band_hz: ArrayLike, table: Mapping[str, Any] | None = None) -
             at[ENERGY] = row["level"]
             at[BAND] = row["tilt"] * shape
             at[BREATH] = row["breath"]
-            at[-2:] = row["range"] - 1.0, row["dynamics"] - 1.0
+            at[[PITCH_RANGE, ENERGY_RANGE]] = row["range"] - 1.0, row["dynamics"] - 1.0
     return out
 
 
@@ -341,27 +360,26 @@ def measured_directions(
     band_hz: ArrayLike,
     table: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Floats], Floats]:
-    """Directions (12, 30) by part with what was measured put in place of cues, and the excess.
+    """Directions (12, 54) by part with what was measured put in place of cues, and the excess.
 
     Measured are the least-squares means of each part, every pair weighing the same, divided by the
-    intensity that acted speech counts as. Three things stay with the table: level, which recordings
-    lost; the range of pitch, which regression on an alignment that is never exact makes too narrow;
-    and the tilt, since a mean of decibels over frames is ruled by weak and creaky ones, where
-    listeners hear the strong (the table's was measured on long-term spectra).
+    intensity that acted speech counts as, and how the bands follow the level. Two things stay with
+    the table: level, which recordings lost, and the ranges of pitch and level, which regression on
+    an alignment that is never exact makes too narrow (the table's are ratios of deviations).
     """
     table = table or cue_table()
     anchor, most = table["scale"]["emodb_intensity"], table["scale"]["most_pitch"]
-    shape = tilt_shape(band_hz)
     out = {part: np.zeros((len(CORE), WIDTH)) for part in PARTS}
     excess = np.zeros((len(CORE), len(TARGETS)))
     for name, pairs in differences.items():
         index, row = CORE.index(name), table["emotions"][name]
-        found = _part_means(pairs, anchor * (row["range"] - 1.0)) / anchor
+        colour = np.mean([pair.colour for pair in pairs], axis=0) / anchor
+        ranges = np.array([row["range"] - 1.0, row["dynamics"] - 1.0])
+        found = _part_means(pairs, anchor * ranges, anchor * colour) / anchor
         share = np.sum([pair.parts[:, :3].sum(axis=0) for pair in pairs], axis=0)
         voiced = share / share.sum() @ found[:3]
         pitch = float(voiced[SEMITONES])
         excess[index, SEMITONES] = pitch - float(np.clip(pitch, -most, most))
-        excess[index, BAND] = (tilt_of(voiced[BAND], band_hz) - row["tilt"]) * shape
         excess[index, ENERGY] = voiced[ENERGY]  # level is that of the voice, whatever is unvoiced
         found -= excess[index]
         found[3:6, SEMITONES] = found[:3, SEMITONES]  # no voice, no pitch: as their neighbours
@@ -371,16 +389,23 @@ def measured_directions(
         for k, part in enumerate(PARTS):
             out[part][index, : len(TARGETS)] = found[k]
             if part != SILENT:
-                out[part][index, -2:] = row["range"] - 1.0, row["dynamics"] - 1.0
+                out[part][index, [PITCH_RANGE, ENERGY_RANGE]] = ranges
+            if part in VOICED:
+                out[part][index, COLOUR] = colour
     return out, excess
 
 
-def _part_means(pairs: Sequence[Difference], ranges: float) -> Floats:
-    """(7, 28) least-squares mean of each part, range of the pitch taken out."""
+def _part_means(pairs: Sequence[Difference], ranges: Floats, colour: Floats) -> Floats:
+    """(7, 28) least-squares mean of each part, what follows pitch (ranges) and level taken out."""
     A = np.concatenate([pair.parts for pair in pairs])
     values = np.concatenate([pair.values for pair in pairs])
     known = np.concatenate([pair.known for pair in pairs])
-    values[:, SEMITONES] -= ranges * np.concatenate([pair.contour[:, 0] for pair in pairs])
+    values[:, SEMITONES] -= ranges[0] * np.concatenate([pair.contour[:, 0] for pair in pairs])
+    level = np.concatenate(
+        [pair.contour[:, 1] - loud_level(pair.parts, pair.contour) for pair in pairs]
+    )
+    values[:, ENERGY] -= ranges[1] * level
+    values[:, BAND] -= (level * A[:, :3].sum(axis=1))[:, None] * colour
     even = np.concatenate([np.full(len(pair.parts), 1.0 / len(pair.parts)) for pair in pairs])
     loud = np.concatenate([pair.weight / max(pair.weight.sum(), 1e-9) for pair in pairs])
     out = np.zeros((len(PARTS), len(TARGETS)))
@@ -425,6 +450,10 @@ def fit(
     table = cue_table()
     vectors = cue_directions(band_hz, table)
     measured, excess = measured_directions(differences, band_hz, table)
+    follow = _colour_of_tilt(measured, list(differences), table)
+    for index, name in enumerate(CORE):
+        for part in VOICED:
+            vectors[part][index, COLOUR] = table["emotions"][name]["tilt"] * follow
     for name in differences:
         for part in PARTS:
             vectors[part][CORE.index(name)] = measured[part][CORE.index(name)]
@@ -446,6 +475,21 @@ def fit(
     )
     quality = np.array([[table["emotions"][name][cue] for cue in QUALITY] for name in CORE])
     return VoiceDirections(bank, excess, quality, np.asarray(band_hz, dtype=np.float64), sources)
+
+
+def _colour_of_tilt(
+    measured: Mapping[str, Floats], names: Sequence[str], table: Mapping[str, Any]
+) -> Floats:
+    """(24,) by least squares over the measured emotions: what one dB of tilt goes with.
+
+    Brighter voices are so by effort, which is strongest in accents: this stands in for emotions
+    that nobody recorded. 0 without measured ones.
+    """
+    if not names:
+        return np.zeros(BANDS)
+    tilt = np.array([table["emotions"][name]["tilt"] for name in names])
+    rows = measured[VOICED[1]][[CORE.index(name) for name in names], COLOUR]
+    return np.asarray(tilt @ rows / (tilt @ tilt))
 
 
 def _place(part: str) -> str:

@@ -47,6 +47,8 @@ _CREAK_JITTER = 0.10  # every period longer or shorter by this (standard deviati
 _CREAK_ALTERNATION = 0.5  # every other one weaker by this
 _PITCH = (35.0, 1000.0)  # Hz: no result lies outside
 _BREATH_HZ = (900.0, 2200.0)  # breath comes in between these
+_BREATH_HEARD = 0.48  # dB measured of each dB of noise added: 2 to 9 dB on ten voices
+_TIPS_DB = 2.0  # of a peak that are pressed within milliseconds; the rest takes seconds
 _LEVEL_SECONDS = 0.04  # window of the levels that are compared
 _CORRECTION_DB = 15.0  # the most that the level is corrected
 _BLOCK = 256  # spectra at a time
@@ -107,7 +109,7 @@ def render(
     if edit.bands.any() or (edit.breath > 0).any():
         coloured = _coloured(moved, sample_rate, analysis, edit, at, protect, rng)
     result = _levelled(x, coloured, sample_rate, edit, at)
-    result = _limited(result, sample_rate, max(PEAK, float(np.abs(x).max())))
+    result = limited(result, sample_rate, max(PEAK, float(np.abs(x).max())))
     return result[0] if given.ndim == 1 else result
 
 
@@ -263,6 +265,7 @@ def _coloured(
         cut = (frames * hop)[:, None] + np.arange(size)
         if breathing:
             more = at.row(np.maximum(edit.breath, 0) * analysis.voiced, place)[:, None] * weight
+            more /= _BREATH_HEARD
             before = 10 ** (at.row(analysis.breath, place)[:, None] / 10)
             share = before / (1 + before)
             after = before * 10 ** (more * rise / 10)
@@ -384,11 +387,20 @@ def _levels(x: Singles, rate: int, centres: NDArray[np.intp]) -> Floats:
     return np.asarray(10 * np.log10(np.maximum(mean, 0) + 1e-12))
 
 
-def _limited(y: Singles, rate: int, peak: float) -> Singles:
-    """Bring the level down around what exceeds `peak`, over 10 ms on either side."""
+def limited(y: Singles, rate: int, peak: float) -> Singles:
+    """Bring (channels, samples) down to `peak`.
+
+    Accents are what an emotion is heard by: only their tips are pressed, over 10 ms on either side;
+    for what exceeds the peak by more, everything within a second is turned down alike.
+    """
+    return _pressed(_pressed(y, rate, peak * 10 ** (_TIPS_DB / 20), 0.1), rate, peak, 0.001)
+
+
+def _pressed(y: Singles, rate: int, peak: float, seconds: float) -> Singles:
+    """Bring the level down around what exceeds `peak`, over ten times `seconds` on either side."""
     if not y.size or float(np.abs(y).max()) <= peak:
         return y
-    step = max(1, round(0.001 * rate))
+    step = max(1, round(seconds * rate))
     count = -(-y.shape[1] // step)
     highest = np.maximum.reduceat(np.abs(y).max(axis=0), np.arange(count) * step)
     wanted = np.minimum(1.0, peak / np.maximum(highest.astype(np.float64), 1e-9))

@@ -15,8 +15,10 @@ from adapters.voice_edit import LIMITS, TARGETS
 from adapters.voice_emotion import (
     BAND,
     BREATH,
+    COLOUR,
     CUES,
     ENERGY,
+    ENERGY_RANGE,
     HIGHEST,
     LOWEST,
     PARTS,
@@ -29,6 +31,7 @@ from adapters.voice_emotion import (
     cue_table,
     fit,
     frame_parts,
+    loud_level,
     phrases,
     tilt_of,
     tilt_shape,
@@ -163,7 +166,8 @@ def test_fear_wavers_and_neutral_does_not(literature: VoiceDirections) -> None:
     tremor, creak = literature.wavering(parts, unit("fear")).T
     assert tremor[~silent].max() == pytest.approx(0.3)
     assert not tremor[silent].any()
-    assert not creak.any()
+    assert 0 < creak[~silent].max() < 0.2
+    assert not literature.wavering(parts, unit("happiness"))[:, 1].any()
     assert not literature.wavering(parts, np.zeros(12)).any()
     assert literature.wavering(parts, 1.5 * np.ones(12)).max() <= LIMITS["creak"]
 
@@ -206,6 +210,10 @@ def test_tilt_shape_has_no_level_and_a_ratio_of_one() -> None:
     assert (np.diff(shape) > 0).all()
 
 
+BRIGHT = 2.6 * tilt_shape(BAND_CENTRES)
+FOLLOWS = 0.26 * np.linspace(-1, 1, len(BAND_CENTRES))
+
+
 def acted(rng: np.random.Generator, pitch: float, breath: float) -> Difference:
     """A pair that changes pitch and breath by known amounts, ends higher, and is noisy."""
     parts, contour = frames(rng)
@@ -217,7 +225,10 @@ def acted(rng: np.random.Generator, pitch: float, breath: float) -> Difference:
     said = parts[:, -1] == 0
     values[:, ENERGY] -= values[said, ENERGY].mean()
     known = np.repeat(said[:, None], len(TARGETS), axis=1)
-    return Difference(parts, contour, values, known, np.ones(240))
+    # Bands that follow the level: pairs are not read for it along the path, but told.
+    level = contour[:, 1] - loud_level(parts, contour)
+    values[:, BAND] += BRIGHT + (level * parts[:, :3].sum(axis=1))[:, None] * FOLLOWS
+    return Difference(parts, contour, values, known, np.ones(240), FOLLOWS)
 
 
 def test_measured_pairs_take_the_place_of_cues() -> None:
@@ -232,11 +243,38 @@ def test_measured_pairs_take_the_place_of_cues() -> None:
     # The whole lasts as long as the takes: exp of a noisy logarithm has a larger mean.
     assert middle[STRETCH] == pytest.approx((0.3 + 0.08) / 1.3, abs=0.05)
     row = cue_table()["emotions"]["disgust"]
-    assert tilt_of(middle[BAND], BAND_CENTRES) == pytest.approx(row["tilt"], abs=0.3)
+    assert tilt_of(middle[BAND], BAND_CENTRES) == pytest.approx(2.0, abs=0.3)
+    assert middle[COLOUR] == pytest.approx(FOLLOWS / 1.3, abs=1e-4)
     assert middle[ENERGY] == pytest.approx(row["level"], abs=0.3)
+    assert middle[ENERGY_RANGE] == pytest.approx(row["dynamics"] - 1)
+    unvoiced = found.bank.vectors["unvoiced.middle"][at].numpy()
+    assert not unvoiced[COLOUR].any()
     other = fit({}, BAND_CENTRES).bank.vectors["voiced.middle"]
     rest = [k for k in range(len(CORE)) if k != at]
-    assert torch.equal(found.bank.vectors["voiced.middle"][rest], other[rest])
+    kept = found.bank.vectors["voiced.middle"][rest]
+    assert torch.equal(kept[:, : COLOUR.start], other[rest, : COLOUR.start])
+    # Nobody recorded these: their bands follow the level as their tilt says.
+    tilt = np.array([cue_table()["emotions"][CORE[k]]["tilt"] for k in rest])
+    slope = kept[:, COLOUR].numpy() @ FOLLOWS
+    assert np.corrcoef(tilt, slope)[0, 1] > 0.999
+
+
+def test_accents_get_the_colour_and_weak_frames_keep_theirs() -> None:
+    rng = np.random.default_rng(12)
+    found = fit({"anger": [acted(rng, 5.0, 0.0) for _ in range(6)]}, BAND_CENTRES)
+    parts, contour = frames(rng)
+    voiced = parts[:, :3].sum(axis=1) > 0
+    contour[:, 1] = np.where(voiced, 8 * np.sin(np.arange(240) / 5), 0.0)
+    tilt = np.array(
+        [tilt_of(row, BAND_CENTRES) for row in found.edit(parts, contour, unit("anger"))[:, BAND]]
+    )
+    loud, weak = (voiced & (sign * contour[:, 1] > 5) for sign in (1, -1))
+    assert tilt[loud].mean() > tilt[weak].mean() + 1
+    level = found.edit(parts, contour, unit("anger"))[:, ENERGY]
+    assert level[loud].mean() > level[weak].mean() + 2
+    weight = voiced * 10 ** (contour[:, 1] / 20)
+    asked = cue_table()["emotions"]["anger"]["level"]
+    assert np.average(level, weights=weight) == pytest.approx(asked, abs=0.1)
 
 
 def test_more_pitch_than_intensity_one_may_have_is_taken_off() -> None:

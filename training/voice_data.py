@@ -31,7 +31,9 @@ from adapters.voice_emotion import (
     BREATH,
     DIRECTIONS,
     ENERGY,
+    MOST_OFF_LEVEL,
     PARTS,
+    PITCH_RANGE,
     SEMITONES,
     STRETCH,
     Difference,
@@ -122,7 +124,8 @@ class Pair:
         parts = frame_parts(clip.voiced, clip.speech, HOP / RATE)
         contour = contours(clip.semitones, clip.voiced, clip.energy, clip.speech)
         values = self.values.astype(np.float64)
-        return Difference(parts, contour, values, self.known, loudness(clip))
+        colour = follows(clip, self.target)
+        return Difference(parts, contour, values, self.known, loudness(clip), colour)
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -281,6 +284,27 @@ def clean_bands(clip: Clip) -> Floats:
     return np.asarray(db - db.mean(axis=1, keepdims=True))
 
 
+def follows(source: Clip, target: Clip) -> Floats:
+    """(24,) dB of each band that the target has more per dB of the SOURCE's level, voiced frames.
+
+    From slopes within each take, since an alignment that is never exact flattens what is read
+    along it; the target's levels are taken for as far apart as its own, times the source's.
+    """
+    (before, narrow), (after, wide) = _slopes(source), _slopes(target)
+    return np.asarray(after * (wide / max(narrow, 1e-6)) - before)
+
+
+def _slopes(clip: Clip) -> tuple[Floats, float]:
+    """dB of each band (24,) per dB of level over voiced frames, and the level's spread there."""
+    level = clip.energy.astype(np.float64)
+    level = level - level[clip.speech].mean() if clip.speech.any() else level
+    rows = clip.voiced & (level > -MOST_OFF_LEVEL)
+    if rows.sum() < SHORTEST:
+        return np.zeros(len(BAND_CENTRES)), 1.0
+    x, bands = level[rows] - level[rows].mean(), clean_bands(clip)[rows]
+    return np.asarray(x @ (bands - bands.mean(axis=0)) / max(x @ x, 1e-6)), float(x.std())
+
+
 def _span(clip: Clip) -> tuple[int, int]:
     runs = phrases(clip.speech, HOP / RATE)
     return (runs[0][0], runs[-1][1]) if runs else (0, 0)
@@ -424,8 +448,8 @@ def summary(directions: VoiceDirections, names: Mapping[str, Floats] | None = No
         D = np.mean([directions.bank.vectors[part][index].numpy() for part in voiced], axis=0)
         tilt = tilt_of(D[BAND], directions.band_hz)
         lines.append(
-            f"{name:12s} {D[SEMITONES]:+5.2f}  {1 + D[-2]:5.2f}  {np.exp(D[STRETCH]):6.2f}  "
-            f"{tilt:+5.1f}  {D[BREATH]:+5.1f}  {D[ENERGY]:+5.1f}"
+            f"{name:12s} {D[SEMITONES]:+5.2f}  {1 + D[PITCH_RANGE]:5.2f}  "
+            f"{np.exp(D[STRETCH]):6.2f}  {tilt:+5.1f}  {D[BREATH]:+5.1f}  {D[ENERGY]:+5.1f}"
         )
     return "\n".join(lines)
 
