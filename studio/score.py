@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from studio.console import note, note_once, result_json, table_console
+from studio.console import note, result_json, table_console
 from studio.notice import NOTICE, SOUND_NOTICE, VOICE_NOTICE, is_ours
 from studio.run import quiet_libraries
 
@@ -185,7 +185,7 @@ def _of_voice(
     ours = _allowed(file, real_media, VOICE_NOTICE, "be a real voice")
     neutral = given
     if given is not None:
-        _allowed(given, real_media, VOICE_NOTICE, "be a real voice")
+        _allowed(given, real_media, VOICE_NOTICE if ours else "", "be a real voice")
     with suppress(ValueError):  # from elsewhere
         neutral = neutral or neutral_of(Take.read(file))
     quiet_libraries(offline=True)
@@ -249,7 +249,8 @@ def _allowed(file: Path, real_media: bool, notice: str, danger: str) -> bool:
             "read `affect score --help`, then add --real-media if you may score it"
         )
         raise ValueError(msg)
-    note_once(notice)
+    if notice:
+        note(notice)
     return False
 
 

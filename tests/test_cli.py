@@ -31,7 +31,7 @@ from studio.cli import VERBS, run
 from studio.grid import emotion_names, level_values
 from studio.options import with_params
 from studio.remake import chosen_params
-from studio.run import params_of, portable
+from studio.run import PANELS, params_of, portable
 from tests.tiny import tiny_composer, tiny_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +118,8 @@ def test_help_show_and_mistakes_load_nothing_heavy(take: Take) -> None:
         ["make", "image", "--help"],
         ["make", "music", "--help"],
         ["grid", "music", "--help"],
+        ["make", "voice", "--help"],
+        ["grid", "voice", "--help"],
         ["remake", "--help"],
         ["models", "list"],
         ["show", str(take.path)],
@@ -125,6 +127,8 @@ def test_help_show_and_mistakes_load_nothing_heavy(take: Take) -> None:
         ["make", "image", "a lake", "-b", "image-tyni"],
         ["make", "music", "--title", "a lake", "-e", "sadnes"],
         ["make", "music", "--title", "a lake", "--continue", str(take.path)],
+        ["make", "voice", "--text", "a lake", "-e", "sadnes"],
+        ["make", "voice", "--text", "a lake", "--audio", str(take.path)],
     )
     assert light == (["--help"], 0, []), "not even numpy"
     for command, code, heavy in rest:
@@ -138,7 +142,7 @@ def test_every_verb_answers_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("modality", ["image", "music"])
+@pytest.mark.parametrize("modality", ["image", "music", "voice"])
 def test_every_knob_is_an_option(modality: str) -> None:
     """One option a field: a knob that is added to a modality appears without a change here."""
     import dataclasses
@@ -155,7 +159,7 @@ def test_every_knob_is_an_option(modality: str) -> None:
     assert names <= set(command.__annotations__)
     command(**dict.fromkeys(names), prompt="x")
     assert seen == {}, "what was not given must not become part of the request"
-    one = "steps" if modality == "image" else "seconds"
+    one = "seconds" if modality == "music" else "steps"
     command(**{**dict.fromkeys(names), one: 3}, prompt="x")
     assert seen == {one: 3}
 
@@ -163,8 +167,8 @@ def test_every_knob_is_an_option(modality: str) -> None:
 def test_knobs_of_several_modalities_are_one_option_each() -> None:
     import dataclasses
 
-    kinds = [params_of(modality) for modality in ("image", "music")]
-    command = with_params(lambda *, params: 0, *kinds, panels=["Picture", "Music"])
+    kinds = [params_of(modality) for modality in PANELS]
+    command = with_params(lambda *, params: 0, *kinds, panels=list(PANELS.values()))
     names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     assert set(command.__annotations__) == set(names)
     assert len(set(names)) < len(names), "some names are shared, and that must not clash"
@@ -628,8 +632,8 @@ def test_models_list_json(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = {row["name"] for row in rows}
     assert {"image-tiny", "sd15", "sdxl", "sd3", "flux", "z-image", "qwen-image"} <= names
-    assert "music-tiny" in names
-    assert {row["modality"] for row in rows} == {"image", "music"}
+    assert {"music-tiny", "voice-tiny"} <= names
+    assert {"image", "music", "voice"} <= {row["modality"] for row in rows}
     assert all(row["licence"] for row in rows)
 
 

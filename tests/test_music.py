@@ -603,7 +603,9 @@ def test_a_strange_sound_may_be_a_voice(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr()
     assert "Art. 50(3)" in said.err
     assert "voice" in said.err
-    assert "reader-music" in said.out
+    assert "reader-voice" in said.out, "taken for speech unless told"
+    assert run(["score", str(voice), "--real-media", "--modality", "music"]) == 0
+    assert "reader-music" in capsys.readouterr().out
 
 
 def test_a_page_plays_the_music_of_a_folder(

@@ -14,6 +14,7 @@ import typer
 from adapters.emotion import EmotionTimeline
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
+from pipelines.voice import VoiceParams
 from studio.cli import app
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
@@ -39,7 +40,10 @@ def params_table(kind: type) -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize(("modality", "kind"), [("image", ImageParams), ("music", MusicParams)])
+KINDS = [("image", ImageParams), ("music", MusicParams), ("voice", VoiceParams)]
+
+
+@pytest.mark.parametrize(("modality", "kind"), KINDS)
 def test_table_of_knobs_is_the_dataclass(modality: str, kind: type) -> None:
     found = re.search(rf"<!-- params:{modality}.*?-->\n(.*?)<!-- /params -->", README, re.S)
     assert found
