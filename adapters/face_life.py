@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adapters.dynamics import dynamics
+from adapters.dynamics import TAU_TO_OMEGA
 from adapters.face_motion import ARKIT, CHANNELS
 
 Floats = NDArray[np.float64]
@@ -33,9 +33,22 @@ _CLOSE, _HOLD, _OPEN = (0.07, 0.10), (0.034, 0.05), (0.12, 0.20)  # s; a frame a
 
 
 def eased(track: ArrayLike, fps: float, onset: float = ONSET, offset: float = OFFSET) -> Floats:
-    """(T, k) a track with the onset and offset of expressions; starts at its first row."""
+    """(T, k) a track with the onset and offset of expressions; starts at its first row.
+
+    Two equal low passes in a row, which never overshoot; each column rises within `onset` and falls
+    within `offset` seconds to 63 % of the way.
+    """
     rows = np.atleast_2d(np.asarray(track, dtype=np.float64))
-    return dynamics(rows, 1.0 / fps, rise=onset, decay=offset)
+    if (rows == rows[0]).all():
+        return rows.copy()
+    up, down = (1.0 - np.exp(-TAU_TO_OMEGA / (fps * seconds)) for seconds in (onset, offset))
+    out = np.empty_like(rows)
+    one, two = rows[0].copy(), rows[0].copy()
+    for k, row in enumerate(rows):
+        one = one + np.where(row > one, up, down) * (row - one)
+        two = two + np.where(one > two, up, down) * (one - two)
+        out[k] = two
+    return out
 
 
 def accents(pitch: ArrayLike, voiced: ArrayLike, level: ArrayLike, fps: float) -> Floats:
