@@ -14,6 +14,7 @@ follows the louder one. numpy only; memory grows by some bytes a frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +66,11 @@ class Pitch:
     level: Singles
 
 
-def track(waveform: Singles) -> Pitch:
-    """Track the pitch of float32 (samples,) at `RATE`, -1..1. Returns 1 + samples // HOP frames."""
+def track(waveform: Singles, on_block: Callable[[], None] | None = None) -> Pitch:
+    """Track the pitch of float32 (samples,) at `RATE`, -1..1. Returns 1 + samples // HOP frames.
+
+    on_block: called after every 8 s that were searched; may raise, to stop.
+    """
     x = np.asarray(waveform, dtype=np.float32)
     frames = 1 + len(x) // HOP
     lags = np.zeros((frames, _CANDIDATES))
@@ -75,6 +79,8 @@ def track(waveform: Singles) -> Pitch:
     for first in range(0, frames, _BLOCK):
         part = slice(first, min(first + _BLOCK, frames))
         lags[part], values[part], level[part] = _candidates(_cut(x, part.start, part.stop))
+        if on_block is not None:
+            on_block()
     loud = _loudness_of_voice(level)
     quiet = np.clip((loud + _QUIET[0] - level) / (_QUIET[0] - _QUIET[1]), 0, 1)
     quiet[level < _SILENT] = 1

@@ -19,6 +19,7 @@ blocks: beside the 16 kHz samples, memory grows by half a kilobyte a frame (10 m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
@@ -107,17 +108,20 @@ class Analysis:
         return float(10 * np.log10(power.mean()))
 
 
-def analyse(waveform: ArrayLike, sample_rate: int) -> Analysis:
+def analyse(
+    waveform: ArrayLike, sample_rate: int, on_block: Callable[[], None] | None = None
+) -> Analysis:
     """Analyse a voice.
 
     waveform: (samples,) or (channels, samples), -1..1; channels are averaged. sample_rate: Hz,
-    4,000 to 192,000. Silence is analysed like anything else: unvoiced, nobody speaks.
+    4,000 to 192,000. Silence is analysed like anything else: unvoiced, nobody speaks. on_block:
+    called several times in long sounds; may raise, to stop.
 
     Raises:
         VoiceError: no samples, another shape, not finite, over an hour, or another rate.
     """
     x = at_rate(waveform, sample_rate)
-    pitch = f0_tracker.track(x)
+    pitch = f0_tracker.track(x, on_block)
     frames = 1 + len(x) // HOP
     padded = np.pad(x, WINDOW // 2, mode="reflect" if len(x) > 1 else "edge")
     windows = sliding_window_view(padded, WINDOW)[::HOP]
@@ -129,6 +133,8 @@ def analyse(waveform: ArrayLike, sample_rate: int) -> Analysis:
         part = slice(first, min(first + _BLOCK, frames))
         rows = _block(windows[part], f0[part])
         mel[part], bands[part], energy[part], tilt[part] = rows
+        if on_block is not None:
+            on_block()
     return Analysis(
         samples=len(x),
         f0=f0.copy(),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from adapters.emotion import Emotion, EmotionError
 from pipelines import Backbone, BackboneError, Step, resolve
-from pipelines.params import ParamError, Params, checked_text, knob
+from pipelines.params import ParamError, Params, knob
 from pipelines.request import MAX_SEED, Request
 from pipelines.take import Take, prepare_out
 
@@ -50,8 +50,6 @@ CLASSES = {"VoicePipeline": "edit", "MelVoicePipeline": "mel"}
 """Class in a backbone's folder -> how it makes a voice: edits of the recording, or a new mel."""
 INDEX = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # of `pipelines.voice_model`
-MP3 = ((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 2)
-"""Sample rates and most channels that the format has."""
 CANDIDATES = 1
 
 
@@ -106,14 +104,16 @@ class VoiceParams(Params):
 class Recording:
     """What is known of the source before it is analysed.
 
-    ext: suffix of its own format. remarks: what a person should know about it. speech: the words
-    as they were spoken, float32 (1, samples), None for a file. voice: who spoke them.
+    ext: suffix of its own format. bits: of a sample. remarks: what a person should know about it.
+    speech: the words as they were spoken, float32 (1, samples), None for a file. voice: who spoke
+    them.
     """
 
     seconds: float
     sample_rate: int
     channels: int
     ext: str
+    bits: int = 16
     remarks: tuple[str, ...] = ()
     speech: Singles | None = None
     voice: str = ""
@@ -174,7 +174,6 @@ def job_of(
     tried (best_of), so that one candidate a seed is enough. known: recordings of this call by their
     digest, so that each is decoded once.
     """
-    checked_text("text", request.prompt)
     name = request.backbone
     row = Backbone(name, "voice", name, "", "", 0) if pipeline else resolve(name, "voice")
     if row.modality != "voice":
@@ -328,7 +327,6 @@ def read_recording(path: Path) -> Recording:
         ParamError: under .3 s or over 20 minutes.
     """
     from pipelines.media_records import printable
-    from pipelines.media_sound import kind_of as sound_kind
     from pipelines.media_sound import load_sound
 
     sound = load_sound(path)
@@ -338,13 +336,13 @@ def read_recording(path: Path) -> Recording:
             f"{LONGEST / 60:g} minutes; {'give a longer one' if sound.seconds < 1 else 'cut it'}"
         )
         raise ParamError(msg)
-    with path.open("rb") as file:
-        ext = sound_kind(file.read(16)) or "wav"
     remarks = []
     if is_clipped(sound.waveform):
         remarks.append(f"{path.name}: is clipped already; what was cut off cannot be brought back")
-    channels = len(sound.waveform)
-    return Recording(sound.seconds, sound.sample_rate, channels, ext, tuple(remarks))
+    return Recording(
+        sound.seconds, sound.sample_rate, len(sound.waveform), sound.ext, sound.bits,
+        tuple(remarks),
+    )  # fmt: skip
 
 
 def is_clipped(waveform: Singles) -> bool:
@@ -373,13 +371,15 @@ def check_recording(job: Job, recording: Recording) -> None:
             f"be made of it, received {wanted:g}; choose a length between"
         )
         raise ParamError(msg)
-    rates, most = MP3
-    if job.ext == "mp3" and (recording.channels > most or recording.sample_rate not in rates):
-        msg = (
-            f"format: MP3 holds 1 or {most} channels at common rates, this has "
-            f"{recording.channels} at {recording.sample_rate} Hz; use --format flac"
-        )
-        raise ParamError(msg)
+    if job.ext == "mp3":
+        from pipelines.media_sound import MP3_RATES
+
+        if recording.channels > 2 or recording.sample_rate not in MP3_RATES:
+            msg = (
+                "format: MP3 holds 1 or 2 channels at common rates, this has "
+                f"{recording.channels} at {recording.sample_rate} Hz; use --format flac"
+            )
+            raise ParamError(msg)
     if job.params.engine == "world":
         from pipelines.voice_world import RATES
 

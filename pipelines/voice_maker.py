@@ -25,7 +25,7 @@ from adapters.voice_edit import LIMITS, VoiceEdit
 from pipelines.voice import LOCKS, Job
 from pipelines.voice_long import rendered
 from pipelines.voice_people import as_one, people_of
-from pipelines.voice_render import time_warp
+from pipelines.voice_render import PEAK, limited, time_warp
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -41,11 +41,19 @@ class Done:
 
 Report = Callable[[Done], None]
 
+
+def no_work(report: Report) -> Callable[[], None]:
+    """Reports, so that Stop is seen, what does not move the bar."""
+    return lambda: report(Done("analyse", 0.0))
+
+
 # Seconds of work per second of speech on one core, so that the bar moves evenly.
 ANALYSE, STEP, RENDER, READ = 0.015, 0.0065, 0.025, 0.05
 WORLD_FROM = 6.0
 """Semitones of the median shift above which WORLD is tried where it is installed: overlapping
 grains begin to rattle there."""
+DRIFT = 0.5
+"""dB of level beside what was asked that is made up for."""
 
 _WEARING = threading.RLock()  # a style is on the shared model while one voice is planned
 
@@ -65,9 +73,11 @@ class Source:
     people: int
 
     @classmethod
-    def of(cls, waveform: Singles, sample_rate: int) -> Source:
+    def of(
+        cls, waveform: Singles, sample_rate: int, on_block: Callable[[], None] | None = None
+    ) -> Source:
         """Analyse a recording, float32 (channels, samples)."""
-        analysis = analyse(waveform, sample_rate)
+        analysis = analyse(waveform, sample_rate, on_block)
         people = people_of(analysis)
         count = 1 + int(people.max()) if analysis.speech.any() else 0
         return cls(waveform, sample_rate, analysis, as_one(analysis, people), count)
@@ -206,10 +216,18 @@ def _rendered(
         source.waveform, source.sample_rate, source.analysis, edit,
         seconds=wanted, protect=job.params.protect, engine=engine, seed=seed, on_piece=on_piece,
     )  # fmt: skip
-    analysis = analyse(waveform, source.sample_rate)
+    analysis = analyse(waveform, source.sample_rate, no_work(report))
     report(Done("analyse", source.seconds * ANALYSE))
+    asked = asked_level(source.analysis, edit)
+    off = asked - (analysis.level - source.analysis.level)
+    if source.people and analysis.speech.any() and abs(off) > DRIFT:
+        # Peaks were held down, and all that is loud with them: once more, from further up.
+        peak = max(PEAK, float(np.abs(source.waveform).max()))
+        louder = waveform * np.float32(10 ** (off / 20))
+        waveform = limited(louder, source.sample_rate, peak)
+        analysis = analyse(waveform, source.sample_rate, no_work(report))
     warp = time_warp(edit, source.seconds, wanted)
-    return Candidate(waveform, analysis, warp, engine, asked_level(source.analysis, edit))
+    return Candidate(waveform, analysis, warp, engine, asked)
 
 
 def asked_level(analysis: Analysis, edit: VoiceEdit) -> float:
@@ -240,7 +258,7 @@ def _anew(job: Job, source: Source, pipe: Any, seed: int, report: Report) -> Can
     samples = source.waveform.shape[1]
     back = np.pad(back, (0, max(0, samples - len(back))))[:samples]
     waveform = np.repeat(np.clip(back, -1, 1)[None, :], len(source.waveform), axis=0)
-    analysis = analyse(waveform, source.sample_rate)
+    analysis = analyse(waveform, source.sample_rate, no_work(report))
     report(Done("analyse", source.seconds * ANALYSE))
     warp = np.array([0.0, source.seconds])
     change = analysis.level - source.analysis.level if analysis.speech.any() else 0.0

@@ -41,6 +41,7 @@ from pipelines.voice_maker import (
     Source,
     branches,
     candidates_of,
+    no_work,
 )
 from pipelines.voice_take import (
     POINTS,
@@ -247,7 +248,7 @@ class Session:
             self.digests[key] = weights_of(pipe, job.params.lora)
         return self.digests[key]
 
-    def _source(self, job: Job) -> Source:
+    def _source(self, job: Job, report: Report) -> Source:
         """The recording of a job, decoded and analysed; the last one is kept."""
         speech = job.recording.speech if job.recording is not None else None
         if speech is not None:
@@ -258,13 +259,13 @@ class Session:
             return self.sources[key]
         self.sources.clear()
         if job.recording is not None and speech is not None:
-            found = Source.of(speech, job.recording.sample_rate)
+            found = Source.of(speech, job.recording.sample_rate, no_work(report))
         else:
             from pipelines.media_sound import load_sound
 
             job.request.check_inputs()
             sound = load_sound(job.request.inputs["audio"])
-            found = Source.of(sound.waveform, sound.sample_rate)
+            found = Source.of(sound.waveform, sound.sample_rate, no_work(report))
         self.sources[key] = found
         return found
 
@@ -293,7 +294,7 @@ class Session:
         begun = time.monotonic()
         pipe = self._pipeline(job)
         weights = self._weights(job, pipe)
-        source = self._source(job)
+        source = self._source(job, report)
         report(Done("analyse", source.seconds * ANALYSE))
         against = is_neutral(job) and source.people == 1
         reference = None

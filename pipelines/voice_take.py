@@ -122,8 +122,6 @@ def notes_of(made: Made) -> list[str]:
     if source.people and abs(off) > LOUDER_THAN_ASKED:
         way = "quieter" if off < 0 else "louder"
         notes.append(f"{abs(off):.1f} dB {way} than asked: the recording is near full scale")
-    if made.same and job.ext == "mp3":
-        notes.append("MP3 loses a little each time it is written; --format flac keeps every sample")
     return notes
 
 
@@ -253,7 +251,7 @@ def write(
 ) -> Take:
     """Write the sound as the take, its picture and the neutral reading beside it, all or none."""
     from pipelines.media import encode_image
-    from pipelines.media_sound import encode_sound
+    from pipelines.media_sound import encode_sound, relabel_sound
 
     job, rate = made.job, made.source.sample_rate
     picture = figure(made, curves, reading)
@@ -263,9 +261,17 @@ def write(
         companions["neutral.wav"] = lambda texts: encode_sound(
             made.source.waveform, rate, _neutral(texts, request), "wav"
         )
+
+    def sound(texts: Mapping[str, Any]) -> bytes:
+        audio, recording = job.request.inputs.get("audio"), job.recording
+        if made.same and audio is not None and recording is not None and recording.ext == job.ext:
+            return relabel_sound(audio.read_bytes(), texts, audio.name)  # the very samples
+        bits = 24 if recording is not None and recording.bits > 16 else 16
+        return encode_sound(made.result.waveform, rate, texts, job.ext, bits)
+
     return write_take(
         request,
-        lambda texts: encode_sound(made.result.waveform, rate, texts, job.ext),
+        sound,
         out,
         reading=reading,
         seconds=seconds,
