@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import gcd
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from adapters import f0 as f0_tracker
+from adapters.resampling import resampled
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -172,30 +172,7 @@ def at_rate(waveform: ArrayLike, sample_rate: int) -> Singles:
     if not np.isfinite(x).all():
         msg = "voice: holds samples that are no finite numbers; export it again"
         raise VoiceError(msg)
-    return x if sample_rate == RATE else _resampled(x, sample_rate)
-
-
-def _resampled(x: Singles, rate: int) -> Singles:
-    """Cut or fill the spectrum of overlapping blocks, with a soft edge under the lower Nyquist."""
-    common = gcd(rate, RATE)
-    down, up = rate // common, RATE // common
-    margin = -(-1024 // min(down, up))  # units of `down` samples on both sides that are cut off
-    size = max(8 * margin, -(-(1 << 16) // down))
-    count = -(-len(x) * up // down)
-    result = np.empty(count, dtype=np.float32)
-    keep = size - 2 * margin
-    bins = np.arange(size * min(down, up) // 2 + 1)
-    edge = np.clip((1 - bins / bins[-1]) / 0.06, 0, 1)  # falls over the last 6 %
-    soft = np.sin(0.5 * np.pi * edge) ** 2 * (up / down)
-    for block in range(-(-count // (keep * up))):
-        begin = (block * keep - margin) * down
-        part = x[max(begin, 0) : begin + size * down]
-        part = np.pad(part, (max(-begin, 0), size * down - len(part) - max(-begin, 0)))
-        spectrum = np.fft.rfft(part)[: len(soft)] * soft
-        whole = np.fft.irfft(spectrum, size * up)[margin * up : (margin + keep) * up]
-        at = block * keep * up
-        result[at : at + keep * up] = whole[: count - at]
-    return result
+    return resampled(x, sample_rate, RATE)
 
 
 # --- spectra

@@ -7,8 +7,7 @@ with the same records are the same bytes. Where the records lie is told in `medi
 MP3 keeps the length to the sample (LAME's tag says what to cut off, and it is cut here), but it
 cannot hold exact samples, more than two channels or another rate than those of `MP3_RATES`.
 
-The resampler is windowed-sinc polyphase (Smith & Gossett 1984), because neither numpy nor
-libsndfile has one. This file deliberately does not know what the sound is or says.
+This file deliberately does not know what the sound is or says.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import gcd
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from adapters.resampling import resampled
 from pipelines.media_records import (
     MediaError,
     check_file,
@@ -60,14 +59,10 @@ MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_0
 _KINDS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "MP3": "mp3"}
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 32}
 
-_HALF_WIDTH = 32  # zero crossings of the sinc on each side
-_ROLLOFF = 0.94  # of the lower Nyquist frequency: the middle of the transition band
-_KAISER = 12.0  # window shape: side lobes 118 dB down (Kaiser 1974)
 
 _HUSH = threading.Lock()  # or two threads would keep each other's nowhere
 
 Waveform = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +252,9 @@ def kind_of(magic: bytes) -> str | None:
 
 
 def resample(waveform: ArrayLike, sample_rate: int, wanted: int) -> Waveform:
-    """Samples at another rate by a windowed sinc.
+    """Samples at another rate; see `adapters.resampling`.
 
-    Flat (0.1 dB) to 0.86 of the lower Nyquist frequency, 100 dB down from 1.06 of it on.
-
-    waveform: (..., samples). Returns float32 (..., ceil(samples * wanted / sample_rate)); nothing
-    is delayed, and outside the given samples is silence.
+    waveform: (..., samples). Returns float32 (..., ceil(samples * wanted / sample_rate)).
 
     Raises:
         MediaError: a rate outside 4 to 192 kHz.
@@ -271,28 +263,7 @@ def resample(waveform: ArrayLike, sample_rate: int, wanted: int) -> Waveform:
         if not RATES[0] <= rate <= RATES[1]:
             msg = f"sample_rate: {RATES[0]} to {RATES[1]} Hz, received {rate}; choose another"
             raise MediaError(msg)
-    given = np.asarray(waveform, dtype=np.float32)
-    if sample_rate == wanted or not given.size:
-        return given
-    common = gcd(sample_rate, wanted)
-    up, down = wanted // common, sample_rate // common
-    half, low_pass = _low_pass(up, down)
-    rows = given.reshape(-1, given.shape[-1])
-    count = -(-rows.shape[1] * up // down)
-    reach = half // up + 1  # samples on each side that a result can hear
-    padded = np.pad(rows, ((0, 0), (reach, reach + 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=1)
-    result = np.empty((len(rows), count), dtype=np.float32)
-    for phase in range(min(up, count)):
-        # results phase, phase + up, ... lie at the same fraction of a sample: one set of weights
-        start, fraction = divmod(phase * down, up)
-        offsets = (np.arange(-reach, reach + 1) * up - fraction).astype(np.int64)
-        inside = np.abs(offsets) <= half
-        weights = np.where(inside, low_pass[np.clip(half - offsets, 0, 2 * half)], 0.0)
-        here = len(range(phase, count, up))
-        part = windows[:, start : start + (here - 1) * down + 1 : down]
-        result[:, phase::up] = part @ weights.astype(np.float32)
-    return result.reshape(*given.shape[:-1], count)
+    return resampled(np.asarray(waveform, dtype=np.float32), sample_rate, wanted)
 
 
 # --- checks
@@ -367,15 +338,3 @@ def _mp3(given: NDArray[Any], rate: int) -> bytes:
     options = {"compression_level": 0.0, "bitrate_mode": "VARIABLE"}  # LAME's V0
     soundfile.write(file, samples, rate, format="MP3", **options)
     return file.getvalue()
-
-
-# --- resampling
-
-
-def _low_pass(up: int, down: int) -> tuple[int, Floats]:
-    """Half length and the 2 * half + 1 weights of the filter at `up` times the given rate."""
-    step = max(up, down)
-    half = _HALF_WIDTH * step
-    at = np.arange(-half, half + 1) / step
-    weights = _ROLLOFF * np.sinc(_ROLLOFF * at) * np.kaiser(2 * half + 1, _KAISER)
-    return half, np.asarray(weights * up / step)
