@@ -33,8 +33,8 @@ NAME = "speech.wav"
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
 """DigitalSourceType of what rules made, without any training data."""
 
-# dB of the 24 bands in voiced speech, each re their mean: nine neutral clips of five speakers (VCTK,
-# CC BY 4.0; LJ Speech, public domain) as adapters.voice_analysis measures them.
+# dB of the 24 bands in voiced speech, each re their mean: nine neutral clips of five speakers
+# (VCTK, CC BY 4.0; LJ Speech, public domain) as adapters.voice_analysis measures them.
 NEUTRAL = (
     22.7, 23.1, 22.9, 22.1, 20.1, 15.4, 9.9, 7.1, 3.8, -0.2, -1.5, -1.6,
     -2.4, -3.0, -3.6, -5.5, -7.4, -8.7, -10.7, -13.6, -18.3, -24.9, -24.3, -21.5,
