@@ -284,7 +284,7 @@ def _voice(options: Options, backbone: str, seed: int) -> tuple[list[Section], i
             seed=seed,
             n=1,
             backbone=backbone,
-            params={},
+            params={} if words else {"source": "neutral"},  # it is: both read against it
             inputs={} if words else {"audio": SPEECH},
             modality="voice",
         )

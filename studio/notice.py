@@ -45,16 +45,21 @@ CHANGED_NOTICE = (
 
 
 def is_ours(file: Path) -> bool:
-    """Whether the file carries a whole request of this studio and no photo went into it."""
+    """Whether the file carries a whole request of this studio and nobody real went into it."""
     from pipelines.media import TRAINED, read_metadata
     from pipelines.take import Take
+    from studio.consent import is_nobodys
 
     try:
-        if Take.read(file).request.modality == "music":
+        request = Take.read(file).request
+        if request.modality == "music" or read_metadata(file).get("digital_source") == TRAINED:
             return True
-        return read_metadata(file).get("digital_source") == TRAINED
     except ValueError:
         return False
+    audio = request.inputs.get("audio")
+    if request.modality != "voice" or audio is None:
+        return False
+    return is_nobodys(audio, request.digests["audio"])
 
 
 def notices_for(requests: Iterable[Request]) -> list[str]:

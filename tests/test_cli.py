@@ -25,6 +25,7 @@ from PIL import Image
 from adapters.calibration import LEVELS, Calibration, Response
 from adapters.emotion import CORE, EmotionTimeline
 from pipelines.media import load_image, read_metadata
+from pipelines.media_sound import encode_sound
 from pipelines.take import Request, Take, write_take
 from studio.calibrate import core_names, report
 from studio.cli import VERBS, run
@@ -32,7 +33,8 @@ from studio.grid import emotion_names, level_values
 from studio.options import with_params
 from studio.remake import chosen_params
 from studio.run import PANELS, params_of, portable
-from tests.tiny import tiny_composer, tiny_folder
+from tests import speech
+from tests.tiny import tiny_composer, tiny_folder, tiny_voice
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--steps", "2"]
@@ -650,9 +652,9 @@ def test_a_demo_without_pictures_fails_and_draws_no_sheet(
 
     hook = register_module_forward_pre_hook(full)
     try:
-        # a composer that is not here: the demo then goes without music
+        # a composer and a voice that are not here: the demo then goes without them
         arguments = ["demo", "--out", str(tmp_path / "out"), "-b", str(weights)]
-        assert run([*arguments, "--composer", str(tmp_path), *FAST]) == 1
+        assert run([*arguments, "--composer", str(tmp_path), "--voice", str(tmp_path), *FAST]) == 1
     finally:
         hook.remove()
     assert "does not fit" in capsys.readouterr().err
@@ -660,16 +662,26 @@ def test_a_demo_without_pictures_fails_and_draws_no_sheet(
 
 
 def test_demo_prints_a_page_whose_pictures_are_there(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
-    composer = tiny_composer(tmp_path / "composer")
+    sample = tmp_path / "sample.wav"
+    sample.write_bytes(encode_sound(0.5 * speech.sentence(), 16000, {}))
+    monkeypatch.setattr("studio.demo.SPEECH", sample)
+    monkeypatch.setenv("PATH", "/nowhere")  # whether espeak-ng is installed must not matter
+    composer, voice = tiny_composer(tmp_path / "composer"), tiny_voice(tmp_path / "voice")
     arguments = ["demo", "--out", str(out), "-b", str(weights), "--composer", str(composer)]
-    assert run([*arguments, *FAST]) == 0
+    assert run([*arguments, "--voice", str(voice), *FAST]) == 0
     page = Path(capsys.readouterr().out.strip())
     links = re.findall(r'src="([^"]+)"', page.read_text(encoding="utf-8"))
     assert all((page.parent / link).is_file() for link in links)
-    assert sum(link.endswith(".wav") for link in links) == 4, "three pieces, one played again"
+    sounds = [link for link in links if link.endswith(".wav")]
+    assert sum("/music/" in link for link in sounds) == 4, "three pieces, one played again"
+    assert sum("/voice/" in link for link in sounds) == 4
+    assert sum(link.endswith("sample.wav") for link in sounds) == 4, "each beside what it was"
     assert sum("-grid-" in link for link in links) == 1
     assert sum(link.startswith("inputs/") for link in links) == 4, "two photos, two moods each"
     assert len(links) > 15
