@@ -84,7 +84,10 @@ def consent_for(
 
 
 def is_nobodys(media: Path, digest: str) -> bool:
-    """Whether a file shipped with the project (by its sha256) or was made here from words."""
+    """Whether a file shipped with the project (by its sha256), or was made here of nobody.
+
+    That is: from words, or only from such files. `digest` is the sha256 of `media`.
+    """
     from pipelines.manifest import ManifestError, rows
     from pipelines.media import TRAINED, read_metadata
     from pipelines.take import Take
@@ -93,8 +96,16 @@ def is_nobodys(media: Path, digest: str) -> bool:
         if any(digest in row.get("files", {}).values() for row in rows().values()):
             return True
     with suppress(ValueError):
-        Take.read(media)  # a whole request of ours, not only the mark of another program
-        return bool(read_metadata(media).get("digital_source") == TRAINED)
+        take = Take.read(media)  # a whole request of ours, not only the mark of another program
+        if take.sha256 != digest:
+            return False
+        if read_metadata(media).get("digital_source") == TRAINED:
+            return True
+        request = take.request
+        given = {name: path for name, path in request.inputs.items() if name != "consent"}
+        return bool(given) and all(
+            is_nobodys(path, request.digests[name]) for name, path in given.items()
+        )
     return False
 
 

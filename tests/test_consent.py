@@ -150,6 +150,12 @@ def test_what_was_made_here_from_words_is_nobodys(
     for path in (ours, again):
         assert consent_for(path, None, tmp_path / "out", ask=True) is None
     assert capsys.readouterr().err == ""
+    sample = ASSETS / "samples" / "speech.wav"
+    changed = made(tmp_path / "d", {"audio": made(tmp_path / "e", {"audio": sample})})
+    assert consent_for(changed, None, tmp_path / "out", ask=True) is None
+    next((tmp_path / "e").rglob("*.wav")).unlink()
+    with pytest.raises(ConsentError):  # what it was made of cannot be looked at any more
+        consent_for(changed, None, tmp_path / "out", ask=False, required=True)
     theirs = made(tmp_path / "c", {"audio": voice})
     marked = tmp_path / "marked.wav"
     source = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
