@@ -168,6 +168,8 @@ class VoiceDirections:
     quality: float64 (12, 2) tremor and creak of the cue table, see QUALITY.
     band_hz: float64 (24,) centre frequencies of the bands.
     sources: what the figures were measured on, for cards and reports.
+    gain: float64 (12,) what an asked intensity is multiplied by, since moving a recording keeps
+        some of its neutrality; see training/voice_gain.py. `edit` takes what is multiplied already.
     """
 
     bank: DirectionBank
@@ -175,6 +177,7 @@ class VoiceDirections:
     quality: Floats
     band_hz: Floats
     sources: str = ""
+    gain: Floats = field(default_factory=lambda: np.ones(len(CORE)))
 
     @classmethod
     def load(cls, path: Path | str = DIRECTIONS) -> VoiceDirections:
@@ -198,6 +201,7 @@ class VoiceDirections:
                 excess = opened.get_tensor("excess").astype(np.float64)
                 quality = opened.get_tensor("quality").astype(np.float64)
                 hz = opened.get_tensor("band_hz").astype(np.float64)
+                gain = opened.get_tensor("gain").astype(np.float64)
                 facts = json.loads((opened.metadata() or {})["affect"])["voice"]
             right = tuple(facts["targets"]) == TARGETS and bank.family == FAMILY
             right = right and all(D.shape[1] == WIDTH for D in bank.vectors.values())
@@ -209,7 +213,7 @@ class VoiceDirections:
                 "changes; run python -m training.voice_data"
             )
             raise VoiceEmotionError(msg)
-        return cls(bank, excess, quality, hz, facts["sources"])
+        return cls(bank, excess, quality, hz, facts["sources"], gain)
 
     def save(self, path: Path | str) -> Path:
         """Write one safetensors file that `load` and `DirectionBank.load` both read."""
@@ -223,6 +227,7 @@ class VoiceDirections:
             "excess": np.ascontiguousarray(self.excess),
             "quality": np.ascontiguousarray(self.quality),
             "band_hz": np.ascontiguousarray(self.band_hz),
+            "gain": np.ascontiguousarray(self.gain),
         }
         voice = {"targets": list(TARGETS), "sources": self.sources}
         facts = {"format": FORMAT, "names": list(self.bank.names), **self.bank.report()}
@@ -286,8 +291,8 @@ class VoiceDirections:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over all directions."""
-        h = hashlib.sha256()
+        """16 hex digits over all directions and their gains."""
+        h = hashlib.sha256(np.ascontiguousarray(self.gain).tobytes())
         for name in PARTS:
             h.update(np.ascontiguousarray(self.bank.vectors[name].numpy()).tobytes())
             h.update(np.ascontiguousarray(self.bank.W[name].numpy()).tobytes())

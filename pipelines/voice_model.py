@@ -351,16 +351,21 @@ class VoicePipeline(DiffusionPipeline):
     ) -> VoiceEdit:
         """What to render: `sample` of an analysis, with the tremor and creak of the emotions.
 
-        given: negative, source, on_step, as in `sample`. A lock on the pitch locks tremor and
-        creak, which are movements of it.
+        Intensities count `VoiceDirections.gain` times here, so that what is asked is also heard:
+        in `sample` they are those of recordings. given: negative, source, on_step, as there. A lock
+        on the pitch locks tremor and creak, which are movements of it.
         """
         settings = settings or Sampling()
-        voice = voice_of(analysis)
-        rows = self.sample(voice, track, residuals, generator=generator, settings=settings, **given)
+        voice, gain = voice_of(analysis), self._known().gain
+        asked = rows_of("track", track, len(voice.features), len(CORE))
+        if given.get("source") is not None:
+            given["source"] = rows_of("source", given["source"], len(asked), len(CORE)) * gain
+        rows = self.sample(
+            voice, asked * gain, residuals, generator=generator, settings=settings, **given
+        )
         edit = VoiceEdit.from_rows(rows)
         if "pitch" in settings.locks:
             return edit
-        asked = rows_of("track", track, len(rows), len(CORE))
         tremor, creak = self._known().wavering(voice.parts, asked).T
         return replace(edit, tremor=tremor, creak=creak)
 

@@ -181,6 +181,26 @@ def test_an_edit_is_the_sample_with_tremor_and_creak(pipe: VoicePipeline, voice:
     assert still.is_identity
 
 
+def test_what_conversions_lose_is_made_up_in_edits_alone(voice: Voice) -> None:
+    pipe, analysis = tiny(), analyse(spoken(), 16000)
+    gain = np.ones(len(CORE))
+    gain[CORE.index("anger")] = 1.2
+    pipe.directions = replace(pipe.directions, gain=gain)
+
+    def edit(name: str, **given) -> np.ndarray:
+        generator = torch.Generator().manual_seed(1)
+        return pipe.edit(
+            analysis, unit(name, 0.5), generator=generator, settings=FAST, **given
+        ).rows()
+
+    stronger = take(pipe, voice, unit("anger", 0.6))
+    assert np.allclose(edit("anger"), stronger, atol=1e-5)
+    assert np.allclose(edit("fear"), take(pipe, voice, unit("fear", 0.5)), atol=1e-5)
+    cancelled = edit("anger", source=unit("anger", 0.5))
+    mixed = take(pipe, voice, unit("anger", 0.6), source=unit("anger", 0.6))
+    assert np.allclose(cancelled, mixed, atol=1e-5)
+
+
 def test_everything_locked_is_no_change(pipe: VoicePipeline, voice: Voice) -> None:
     assert not take(pipe, voice, unit("anger"), locks=tuple(LOCKS)).any()
 
