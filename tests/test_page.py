@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -164,6 +165,41 @@ def test_notes_without_their_companions_are_still_a_card(tmp_path: Path) -> None
     page = Tags(render(sections_of([take]), tmp_path))
     assert {"audio", "img"} & {tag for tag, _ in page.tags} == set()
     assert page.open == []
+
+
+def voice_take(out: Path, words: str, recording: Path | None = None) -> Take:
+    """A finished voice with its picture, of a recording or of words; the page opens no file."""
+    reading = {"speaker_similarity": 0.91, "critic": {"intensities": dict.fromkeys(CORE, 0.1)}}
+    inputs = {} if recording is None else {"audio": recording}
+    emotion = EmotionTimeline.parse("anger .7")
+    request = Request("voice", words, emotion, 7, "voice-tiny", inputs=inputs)
+    beside = {"png": b"", **({} if recording else {"neutral.wav": b"RIFF"})}
+    return write_take(request, b"RIFF", out, reading=reading, ext="wav", companions=beside)
+
+
+def test_a_voice_is_heard_beside_what_it_was(tmp_path: Path) -> None:
+    recording = tmp_path / 'a "voice" & more.wav'
+    recording.write_bytes(b"RIFF")
+    takes = [voice_take(tmp_path, HOSTILE), voice_take(tmp_path, "", recording)]
+    sections = sections_of(takes)
+    assert sections[1].title == f"Voice: {recording.name}"
+    page = Tags(render(sections, tmp_path))
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.tags}
+    sounds = [str(attributes["src"]) for tag, attributes in page.tags if tag == "audio"]
+    assert [Path(unquote(sound)).name for sound in sounds] == [
+        f"{takes[0].path.stem}.neutral.wav",
+        takes[0].path.name,
+        recording.name,
+        takes[1].path.name,
+    ]
+    text = render(sections, tmp_path)
+    assert "speaker similarity 0.91" in text
+    recording.write_bytes(b"changed")
+    assert (
+        len([1 for tag, _ in Tags(render(sections_of(takes), tmp_path)).tags if tag == "audio"])
+        == 3
+    )
 
 
 def test_an_empty_page_says_so(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -336,14 +335,19 @@ def test_show_tells_what_became_of_the_cues(made: Path, capsys: pytest.CaptureFi
     assert "anger 0.7" in said
 
 
-def test_a_voice_needs_nothing_but_the_repository(
-    wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_sample_is_nobodys_and_all_is_offline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The embedded weights, offline, as a newcomer types it."""
-    os.environ.pop("AFFECT_TRACEBACK", None)
-    out = tmp_path / "out"
-    arguments = ["make", "voice", "--audio", str(wav), "--emotion", "anger .7"]
-    assert run([*arguments, "--out", str(out), "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+    """The embedded weights and the sample, as a newcomer types it; scored without a flag."""
+    from studio.demo import SPEECH
+
+    arguments = ["make", "voice", "--audio", str(SPEECH), "--emotion", "anger .7", "--offline"]
+    assert run([*arguments, "--out", str(tmp_path), "--json"]) == 0
+    said = capsys.readouterr()
+    data = json.loads(said.out)
     assert data["request"]["backbone"] == "voice-tiny"
-    assert {path.suffix for path in files(out)} == {".wav", ".png"}
+    assert data["reading"]["consent"] == "not needed"
+    assert "Art. 50" not in said.err
+    assert {path.suffix for path in files(tmp_path)} == {".wav", ".png"}
+    assert run(["score", data["path"]]) == 0
+    assert "reader-voice" in capsys.readouterr().out
