@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from adapters.music_adapter import check_adapter
 from adapters.piece import Piece
 from pipelines.media_midi import encode_midi
+from pipelines.voice_model import VoicePipeline
 from studio.cli import run
+from tests.test_training_voice import recordings
+from tests.test_voice_model import tiny
 from tests.tiny import tiny_composer
 
 QUICK = ["--steps", "2", "--rank", "2"]
@@ -62,6 +66,7 @@ def test_a_style_is_trained_and_its_folder_printed(
         (["--data", "/nowhere"], "data: /nowhere is no folder"),
         (["--backbone", "music-tinny"], "did you mean"),
         (["--backbone", "image-tiny"], "makes image, not music"),
+        (["--modality", "voice"], "holds none"),
         (["--modality", "image"], "modality"),
         (["--steps", "0"], "steps"),
     ],
@@ -74,6 +79,54 @@ def test_mistakes_are_one_line_and_nothing_starts(
     given |= {changed[0]: changed[1]}
     command = ["train", "lora", *(part for pair in given.items() for part in pair)]
     assert run(command) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert told in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A voice model with few weights."""
+    return tiny().save(tmp_path_factory.mktemp("actor") / "tiny", torch.float32)
+
+
+def test_a_way_of_acting_is_trained_and_worn(
+    actor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = recordings(tmp_path / "me"), tmp_path / "style"
+    command = ["train", "lora", "--modality", "voice", "--data", str(data), "--out", str(out),
+               "--backbone", str(actor), *QUICK]  # fmt: skip
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert "pitch, level and timing:" in said.err
+    assert "colour and breath:" in said.err
+    pipe = VoicePipeline.load(actor)
+    with pipe.wearing(out, 0.8):
+        assert any("lora" in name for name, _ in pipe.timbre.named_parameters())
+    assert str(actor.parent) not in (out / "adapter.json").read_text()
+    assert run(command) == 2
+    assert "holds a finished adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ("*_neutral.wav", "holds neutral; a style is learned from the same sentences said neutr"),
+        ("*_anger.wav", "holds anger; a style is learned"),
+        ("line[0-2]_*.wav", "3 sentences have a neutral and an emotional take; record 4 or more"),
+    ],
+)
+def test_recordings_that_teach_nothing_are_told_in_one_line(
+    kept: str, told: str, actor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = recordings(tmp_path / "me")
+    for path in set(data.iterdir()) - set(data.glob(kept)):
+        path.unlink()
+    command = ["train", "lora", "--modality", "voice", "--data", str(data)]
+    assert run([*command, "--out", str(tmp_path / "x"), "--backbone", str(actor), *QUICK]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert told in said.err

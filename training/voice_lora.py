@@ -146,11 +146,13 @@ def train_lora(
     out: Path | str,
     settings: LoraSettings | None = None,
     style: str | None = None,
+    resume: bool = False,
+    base: str = "",
     tell: Callable[[str], None] = print,
 ) -> dict[str, object]:
     """Train a style on the recordings of a folder, write the adapters to `out`; returns figures.
 
-    A run that was stopped leaves its checkpoint in `out` and goes on from there.
+    A run that was stopped leaves its checkpoint in `out`.
 
     Args:
         folder: recordings, named as above.
@@ -158,10 +160,12 @@ def train_lora(
         out: folder for prosody/, timbre/ and adapter.json.
         settings: how long and how strongly; None: the defaults.
         style: core emotion that labels which are none stand for.
+        resume: go on with a run that was stopped, where there is one.
+        base: name of the model in the card; empty: that of its folder.
         tell: takes lines for people.
 
     Raises:
-        StyleError: unusable recordings or settings, or a finished adapter in the way.
+        StyleError: unusable recordings or settings, or a finished or stopped run in the way.
     """
     from peft import LoraConfig
 
@@ -170,8 +174,20 @@ def train_lora(
     if (out / CARD).exists():
         msg = f"out: {out} holds a finished adapter; name another folder"
         raise StyleError(msg)
+    if (out / "checkpoint").exists() and not resume:
+        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        raise StyleError(msg)
     pipe = VoicePipeline.load(backbone)
-    pairs = make_pairs(read_folder(folder, style, tell))
+    recordings = read_folder(folder, style, tell)
+    moods = {clip.emotion for clip in recordings}
+    if "neutral" not in moods or len(moods) < 2:
+        only = ", ".join(sorted(moods)) or "nothing usable"
+        msg = (
+            f"data: {folder} holds {only}; a style is learned from the same sentences said "
+            "neutrally and with emotion: NAME_neutral.wav beside NAME_anger.wav"
+        )
+        raise StyleError(msg)
+    pairs = make_pairs(recordings)
     strength = clarity(pairs, pipe.directions)
     rows = [make_row(pair, pipe.directions, strength) for pair in pairs]
     train, decide, unseen = split([row for row in rows if row.kind != "same"])
@@ -200,7 +216,7 @@ def train_lora(
             seed=settings.seed,
         ),
     )
-    figures: dict[str, object] = {"pairs": len(train), "backbone": Path(backbone).name}
+    figures: dict[str, object] = {"pairs": len(train), "backbone": Path(base or backbone).name}
     for name in HEADS:
         model = getattr(pipe, name)
         model.save_lora_adapter(out / name, safe_serialization=True)
