@@ -10,7 +10,6 @@ deliberately does not know how the voice came about.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.assets import ASSETS
 from adapters.emotion import VAD, Emotion, EmotionTimeline
 from adapters.reading import LABELS, Reading
 from adapters.voice_analysis import Analysis, VoiceError
@@ -28,6 +26,7 @@ from adapters.voice_cues import cue_table
 from adapters.voice_expected import with_expected
 from adapters.voice_speaker import intelligibility, speaker_similarity
 from pipelines.curve import Curve
+from pipelines.manifest import ManifestError, rows
 from pipelines.media import TRAINED
 from pipelines.take import Request, Take, digital_source, write_take
 from pipelines.voice import Job
@@ -114,7 +113,7 @@ def notes_of(made: Made) -> list[str]:
             "ask for a little of one"
         )
     if source.people > 1:
-        notes.append("two voices were heard; each is moved from its own register")
+        notes.append("two registers were heard, as of two people; each is moved from its own")
     course = job.request.emotion.duration
     if course > source.seconds:
         notes.append(f"the emotion's course ends at {course:g} s, the speech at {source.seconds:g}")
@@ -180,20 +179,10 @@ def consent_of(request: Request) -> str:
 @functools.cache
 def _samples() -> frozenset[str]:
     """Digests of every file that ships with the project."""
-    found: set[str] = set()
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if isinstance(digest := value.get("sha256"), str):
-                found.add(digest)
-            for item in value.values():
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(json.loads((ASSETS / "MANIFEST.json").read_text(encoding="utf-8")))
-    return frozenset(found)
+    try:
+        return frozenset(digest for row in rows().values() for digest in row["files"].values())
+    except ManifestError:
+        return frozenset()
 
 
 def _compared(meter: Any, before: Analysis, after: Analysis) -> float | None:
