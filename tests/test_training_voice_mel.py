@@ -36,6 +36,7 @@ from training.voice_mel import (
 from training.voice_mel_data import (
     Clip,
     VoiceMelError,
+    anchor_pitch,
     find_recordings,
     fit_directions,
     fit_units,
@@ -206,8 +207,17 @@ def test_directions_come_from_takes_of_one_sentence(
     assert bank.pairs == len(pairs)
     acted = fit_directions(clips, encoder.digest, intensity=2.0)
     assert torch.allclose(2 * acted.vectors[SPEECH], bank.vectors[SPEECH], atol=1e-6)
+    angry, sad = CORE.index("anger"), CORE.index("sadness")
     shift, _ = average.pitch_of(bank.vectors[SPEECH])
-    assert shift[CORE.index("anger")] > shift[CORE.index("sadness")]
+    assert shift[angry] > shift[sad]
+    # what the takes did: 1.35 and .85 times the pitch
+    kept = average.pitch.detach().clone()
+    anchor_pitch(average, bank, clips)
+    shift, factor = average.pitch_of(bank.vectors[SPEECH])
+    average.pitch.data.copy_(kept)
+    assert shift[angry] == pytest.approx(12 * np.log2(1.35), abs=0.6)
+    assert shift[sad] == pytest.approx(12 * np.log2(0.85), abs=0.6)
+    assert np.allclose(factor[[angry, sad]], 1.0, atol=0.15)
 
 
 def made(encoder: SpeechEncoder, data: tuple[AverageVoice, list[Clip]]) -> MelVoicePipeline:

@@ -42,7 +42,14 @@ from pipelines.voice_windows import denoise
 from pipelines.weights import best_device
 from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
 from training.voice import loss_of
-from training.voice_mel_data import Clip, VoiceMelError, fit_directions, paired, prepared
+from training.voice_mel_data import (
+    Clip,
+    VoiceMelError,
+    anchor_pitch,
+    fit_directions,
+    paired,
+    prepared,
+)
 
 Singles = NDArray[np.float32]
 
@@ -164,6 +171,7 @@ def make_pipeline(
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.directions = fit_directions(clips, encoder.digest, intensity)
+    anchor_pitch(average, pipe.directions, clips, intensity)
     return pipe
 
 

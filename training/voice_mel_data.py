@@ -26,7 +26,7 @@ from torch import Tensor
 from adapters.directions import DirectionBank
 from adapters.emotion import CORE
 from adapters.files import replacing
-from adapters.speech_encoder import SpeechEncoder, directions_from
+from adapters.speech_encoder import SPEECH, SpeechEncoder, directions_from
 from adapters.voice_analysis import RATE, VoiceError, at_rate
 from pipelines.media_records import MediaError
 from pipelines.media_sound import load_sound
@@ -331,6 +331,32 @@ def fit_directions(clips: Sequence[Clip], digest: str, intensity: float = 1.0) -
     return directions_from(
         {name: torch.stack(rows) for name, rows in differences.items()}, means, digest=digest
     )
+
+
+def anchor_pitch(
+    average: AverageVoice, bank: DirectionBank, clips: Sequence[Clip], intensity: float = 1.0
+) -> None:
+    """Let moving along a direction move the pitch as far as the takes it was fitted on did.
+
+    Slopes that were found among recordings shrink what they tell, least squares always do: the
+    smallest change of them that gives the measured means is added. intensity: as `fit_directions`.
+    """
+    found: dict[str, list[Singles]] = {}
+    for calm, other in paired([clip for clip in clips if not clip.held_out]):
+        change = other.pitch - calm.pitch
+        if np.isfinite(change).all():
+            found.setdefault(other.emotion, []).append(change / intensity)
+    if not found:
+        return
+    target = torch.from_numpy(np.stack([np.mean(rows, axis=0) for rows in found.values()])).double()
+    rows = [CORE.index(name) for name in found]
+    z = (bank.vectors[SPEECH][rows] / average.speech_scale.cpu()).double()
+    gram = z @ z.T
+    # 1 %: emotions that lie on nearly one axis do not pull against each other
+    gram += 0.01 * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(rows))
+    slopes = average.pitch.detach().cpu().double()
+    slopes = slopes + z.T @ torch.linalg.solve(gram, target - z @ slopes)
+    average.pitch.data.copy_(slopes)
 
 
 # Cache -------------------------------------------------------------------------------------------
