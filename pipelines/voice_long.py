@@ -23,17 +23,19 @@ from pipelines.voice_render import STRETCH, render, time_warp
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-PIECE, MOST = 20.0, 40.0
-"""Seconds after which the next pause is a cut, and after which the quietest moment has to do."""
+LONGEST = 40.0
+"""Seconds of a piece; after half of them the next pause is a cut, and at the end the quietest
+moment of its second half has to do."""
 MARGIN = 8  # frames (128 ms) that pieces reach into each other
 FADE = 0.02  # s in which one piece takes over from the other
 _PAUSE = 13  # frames (.2 s) of a pause
 
 
-def cuts(analysis: Analysis) -> list[int]:
-    """Frames at which a recording is cut: in the middle of pauses; none in up to 40 s."""
+def cuts(analysis: Analysis, longest: float = LONGEST) -> list[int]:
+    """Frames at which a recording is cut: in the middle of pauses; none in up to `longest` s."""
     frames = len(analysis)
-    least, most = round(PIECE * RATE / HOP), round(MOST * RATE / HOP)
+    most = round(longest * RATE / HOP)
+    least = most // 2
     edge = np.diff(np.concatenate([[1], analysis.speech.view(np.int8), [1]]))
     starts, stops = np.flatnonzero(edge == -1), np.flatnonzero(edge == 1)
     long = stops - starts >= _PAUSE
@@ -62,13 +64,14 @@ def rendered(
     protect: float = 0.3,
     engine: str = "psola",
     seed: int = 0,
+    longest: float = LONGEST,
     on_piece: Callable[[float], None] | None = None,
 ) -> Singles:
     """As `pipelines.voice_render.render`, in pieces: (channels, samples) -> (channels, n).
 
-    on_piece: called with the share 0..1 of the recording that has been rendered.
+    longest: seconds of a piece. on_piece: called with the share 0..1 that has been rendered.
     """
-    places = cuts(analysis)
+    places = cuts(analysis, longest)
     if not places:
         made = render(
             waveform, sample_rate, analysis, edit,

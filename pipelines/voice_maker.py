@@ -252,6 +252,8 @@ def _anew(job: Job, source: Source, pipe: Any, seed: int, report: Report) -> Can
         job.params.strength * emotion.residuals(times),
         generator=torch.Generator().manual_seed(seed),
         settings=_settings(job),
+        negative=None if job.negative is None else np.array(job.negative),
+        source=None if job.source is None else np.array(job.source),
         on_step=lambda done, total: report(Done("denoise", each)),
     )
     back = resample(np.asarray(mono, dtype=np.float32), RATE, source.sample_rate)

@@ -122,8 +122,10 @@ def weights_of(pipe: Any, lora: str) -> str:
         for key, tensor in sorted(part.state_dict().items()):
             h.update(f"{name}.{key}".encode())
             h.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    if getattr(pipe, "directions", None) is not None:
-        h.update(pipe.directions.digest.encode())
+    if pipe.directions is not None:
+        h.update(pipe.directions.digest.encode())  # of what they are for, or of their vectors
+        for key, tensor in sorted(getattr(pipe.directions, "vectors", {}).items()):
+            h.update(key.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     digest = h.hexdigest()[:16]
     if not lora:
         return digest

@@ -27,6 +27,8 @@ from tests import speech
 from tests.tiny import tiny_voice
 
 FAST = {"steps": 2}
+CALM = {"variation": 0.0}
+"""The mean change alone: what is asked is what happens."""
 
 
 @cache
