@@ -126,7 +126,7 @@ def _places() -> np.ndarray:
         u, v = (x - middle[0]) / half, (y - middle[1]) / half
         open_ = np.clip(1.1 - np.abs(u), 0, 1) ** 0.5 * np.exp(-((v / 0.9) ** 2))
         split = split + np.sign(-v) * open_ * 0.3
-    return np.c_[points * (1, 1, 0.5), split]
+    return np.asarray(np.c_[points * (1, 1, 0.5), split])
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
