@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from adapters.emotion import CORE, VAD
-from adapters.face_motion import CHANNELS, POSE
+from adapters.face_motion import CHANNELS, MOUTH, POSE
 from pipelines.portrait_sound import FEATURES
 
 Floats = NDArray[np.float64]
@@ -246,12 +246,15 @@ class Sampling:
     """How motion is drawn.
 
     steps: of the scheduler. audio, emotion, style: scales of guidance, 1 is what was learned.
+    spread: of the noise that the mouth begins with, 1 is the whole range of how people say it, 0
+    the mean of them, which mumbles; brows and head always begin with all of it.
     """
 
     steps: int = 10
     audio: float = 1.0
     emotion: float = 1.0
     style: float = 1.0
+    spread: float = 0.5
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -260,6 +263,7 @@ class Sampling:
             ("audio", 0.0, 10.0),
             ("emotion", 0.0, 10.0),
             ("style", 0.0, 10.0),
+            ("spread", 0.0, 1.0),
         ):
             if not low <= getattr(self, name) <= high:
                 msg = f"{name}: allowed {low:g} to {high:g}, received {getattr(self, name)}"
@@ -360,6 +364,7 @@ class PortraitPipeline(DiffusionPipeline):
         scale = self.denoiser.scale
         planned = planned / scale
         noise = torch.randn((frames, COLUMNS), generator=generator)
+        noise[:, list(MOUTH)] *= settings.spread
         # A scheduler keeps the state of a run, and this pipeline may run twice at once.
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(settings.steps)

@@ -185,5 +185,6 @@ def _dips(bands: Floats, inside: NDArray[np.bool_]) -> Floats:
     wide = sliding_window_view(np.pad(loud, reach, mode="edge"), 2 * reach + 1)
     before, after = wide[:, :reach].max(axis=1), wide[:, reach + 1 :].max(axis=1)
     low = (loud <= wide.min(axis=1) + 1e-9) & (np.minimum(before, after) - loud > 10.0)
-    at = np.flatnonzero(low & inside[: len(low)])
-    return np.asarray((at / PARTS + _SUB_START) / FPS)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], low & inside[: len(low)], [0]])))
+    middle = edges.reshape(-1, 2).mean(axis=1) - 0.5
+    return np.asarray((middle / PARTS + _SUB_START) / FPS)
