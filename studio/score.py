@@ -212,6 +212,7 @@ def _of_voice(
         voice = hear(other.waveform, other.sample_rate)
         against = [critic.reference([known]), reader.reference([voice])]
         more |= {"reference": str(neutral), "speaker_similarity": _similarity(known, heard)}
+        note(f"{file.name}: read against {neutral.name}, neutral speech of this person")
         more["cues"] = [
             {key: x if isinstance(x, str) else _figure(x) for key, x in row.items()}
             for row in cue_table(known, heard)
