@@ -68,6 +68,11 @@ def remake(
         Literal["png", "jpg", "webp", "wav", "flac", "mp3", "auto"] | None,
         typer.Option("--format", help="Another file format.", show_default=False),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", help="Of pictures on or off; else the folder of another style."),
+    ] = None,
+    no_lora: Annotated[bool, typer.Option("--no-lora", help="Without sliders or style.")] = False,
     as_json: make.Json = False,
     device: make.Device = None,
     dtype: make.Dtype = None,
@@ -84,6 +89,8 @@ def remake(
         known = " and ".join(PANELS)
         msg = f"remake: {file} is of modality {old.modality!r}; this version remakes {known}"
         raise ValueError(msg)
+    if lora is not None or no_lora:
+        params["lora"] = lora_of(old.modality, "off" if no_lora else str(lora))
     if backbone is None:
         warn_of_stranger(file, old.backbone, old.modality)
         merged = {**old.params, **params}
@@ -127,6 +134,17 @@ def remake(
     if takes and backbone is None and takes[0].request.weights != old.weights:
         note(f"the weights of {old.backbone} are no longer those that made {file}")
     return 0 if len(takes) == len(requests) else 1
+
+
+def lora_of(modality: str, text: str) -> bool | str:
+    """The knob `lora`: a switch of pictures, the folder of a style of all else ("" for none)."""
+    switch = {"on": True, "off": False}.get(text.lower())
+    if modality != "image":
+        return "" if switch is False else text
+    if switch is None:
+        msg = f"lora: of pictures it is on or off, received {text[:40]!r}; choose one"
+        raise ValueError(msg)
+    return switch
 
 
 def voice_source(

@@ -31,7 +31,7 @@ from studio.calibrate import core_names, report
 from studio.cli import VERBS, run
 from studio.grid import emotion_names, level_values
 from studio.options import with_params
-from studio.remake import chosen_params
+from studio.remake import chosen_params, lora_of
 from studio.run import PANELS, params_of, portable
 from tests import speech
 from tests.tiny import tiny_composer, tiny_folder, tiny_voice
@@ -383,6 +383,14 @@ def test_other_formats_are_shown_and_remade(
     assert again.read_bytes() == made.read_bytes()
     assert run(["remake", str(made), "--format", "png", "--out", str(tmp_path / "c")]) == 0
     assert Path(capsys.readouterr().out.strip()).suffix == ".png"
+
+
+def test_a_switch_of_pictures_is_a_folder_elsewhere() -> None:
+    assert lora_of("image", "off") is False
+    assert lora_of("music", "styles/mine") == "styles/mine"
+    assert lora_of("voice", "off") == "", "worn no more"
+    with pytest.raises(ValueError, match="on or off"):
+        lora_of("image", "styles/mine")
 
 
 def test_a_strangers_repository_is_named(

@@ -234,7 +234,7 @@ def test_remake_from_the_file_alone(
     assert run(["remake", str(moved), "--audio", str(slow), "--out", str(tmp_path / "c")]) == 0
     assert Take.read(Path(capsys.readouterr().out.strip())).request.inputs["audio"] == slow
 
-    for wrong in (["--format", "png"], ["--recolour", str(wav)]):
+    for wrong in (["--format", "png"], ["--recolour", str(wav)], ["--lora", str(tmp_path)]):
         assert run(["remake", str(moved), *wrong, "--out", str(tmp_path / "d")]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "d").exists() or files(tmp_path / "d") == []
