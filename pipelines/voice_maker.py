@@ -52,6 +52,9 @@ ANALYSE, STEP, RENDER, READ = 0.015, 0.0065, 0.025, 0.05
 WORLD_FROM = 6.0
 """Semitones of the median shift above which WORLD is tried where it is installed: overlapping
 grains begin to rattle there."""
+OFFSET, OPPOSITE = 0.01, 0.8
+"""Mean of the samples from which it is taken out, and negative correlation of two channels from
+which they are taken to be one voice, wired the wrong way round."""
 DRIFT = 0.5
 """dB of level beside what was asked that is made up for."""
 
@@ -62,11 +65,15 @@ _WEARING = threading.RLock()  # a style is on the shared model while one voice i
 class Source:
     """A recording and what was found in it.
 
-    waveform: float32 (channels, samples). planned: the analysis that edits are planned on, in
-    which two people are one. people: how many were told apart, 0 where nobody speaks.
+    waveform: float32 (channels, samples). plain: the same without a constant offset, channels that
+    are wired the wrong way round turned (signs, (channels, 1)): what is analysed and edited.
+    planned: the analysis that edits are planned on, in which two people are one. people: how many
+    were told apart, 0 where nobody speaks.
     """
 
     waveform: Singles
+    plain: Singles
+    signs: Singles
     sample_rate: int
     analysis: Analysis
     planned: Analysis
@@ -77,15 +84,37 @@ class Source:
         cls, waveform: Singles, sample_rate: int, on_block: Callable[[], None] | None = None
     ) -> Source:
         """Analyse a recording, float32 (channels, samples)."""
-        analysis = analyse(waveform, sample_rate, on_block)
+        plain, signs = straightened(waveform)
+        analysis = analyse(plain, sample_rate, on_block)
         people = people_of(analysis)
         count = 1 + int(people.max()) if analysis.speech.any() else 0
-        return cls(waveform, sample_rate, analysis, as_one(analysis, people), count)
+        planned = as_one(analysis, people)
+        return cls(waveform, plain, signs, sample_rate, analysis, planned, count)
 
     @property
     def seconds(self) -> float:
         """How long it lasts."""
         return self.waveform.shape[1] / self.sample_rate
+
+
+def straightened(waveform: Singles) -> tuple[Singles, Singles]:
+    """(channels, samples) without offset and with all channels in phase, and their signs.
+
+    An offset would beat with what is done to the level; channels of opposite sign leave silence
+    where they are averaged. Ordinary recordings have neither and come back as they are.
+    """
+    some = waveform[:, :: max(1, waveform.shape[1] >> 16)].astype(np.float64)
+    centre = some.mean(axis=1, keepdims=True)
+    some -= centre
+    power = np.square(some).sum(axis=1)
+    against = (some @ some[0]) / np.sqrt(power * power[0] + 1e-12)
+    signs = np.where(against < -OPPOSITE, -1, 1).astype(np.float32)[:, None]
+    plain = waveform
+    if np.abs(centre).max() > OFFSET:
+        plain = plain - waveform.mean(axis=1, keepdims=True)
+    if (signs < 0).any():
+        plain = plain * signs
+    return plain, signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,20 +242,23 @@ def _rendered(
         before = share
 
     waveform = rendered(
-        source.waveform, source.sample_rate, source.analysis, edit,
+        source.plain, source.sample_rate, source.analysis, edit,
         seconds=wanted, protect=job.params.protect, engine=engine, seed=seed, on_piece=on_piece,
     )  # fmt: skip
     analysis = analyse(waveform, source.sample_rate, no_work(report))
     report(Done("analyse", source.seconds * ANALYSE))
     asked = asked_level(source.analysis, edit)
-    off = asked - (analysis.level - source.analysis.level)
-    if source.people and analysis.speech.any() and abs(off) > DRIFT:
+    peak = max(PEAK, float(np.abs(source.waveform).max()))
+    for _ in range(2):
+        off = asked - (analysis.level - source.analysis.level)
+        if not source.people or not analysis.speech.any() or abs(off) < DRIFT:
+            break
         # Peaks were held down, and all that is loud with them: once more, from further up.
-        peak = max(PEAK, float(np.abs(source.waveform).max()))
-        louder = waveform * np.float32(10 ** (off / 20))
-        waveform = limited(louder, source.sample_rate, peak)
+        waveform = limited(waveform * np.float32(10 ** (off / 20)), source.sample_rate, peak)
         analysis = analyse(waveform, source.sample_rate, no_work(report))
     warp = time_warp(edit, source.seconds, wanted)
+    if (source.signs < 0).any():
+        waveform = waveform * source.signs
     return Candidate(waveform, analysis, warp, engine, asked)
 
 
@@ -247,7 +279,7 @@ def _anew(job: Job, source: Source, pipe: Any, seed: int, report: Report) -> Can
     emotion, times = job.request.emotion, source.analysis.times
     each = source.seconds * STEP
     mono = pipe.convert(
-        at_rate(source.waveform, source.sample_rate),
+        at_rate(source.plain, source.sample_rate),
         job.params.strength * emotion.sample(times),
         job.params.strength * emotion.residuals(times),
         generator=torch.Generator().manual_seed(seed),
@@ -259,8 +291,8 @@ def _anew(job: Job, source: Source, pipe: Any, seed: int, report: Report) -> Can
     back = resample(np.asarray(mono, dtype=np.float32), RATE, source.sample_rate)
     samples = source.waveform.shape[1]
     back = np.pad(back, (0, max(0, samples - len(back))))[:samples]
-    waveform = np.repeat(np.clip(back, -1, 1)[None, :], len(source.waveform), axis=0)
-    analysis = analyse(waveform, source.sample_rate, no_work(report))
+    waveform = np.clip(back, -1, 1)[None, :] * source.signs
+    analysis = analyse(back, source.sample_rate, no_work(report))
     report(Done("analyse", source.seconds * ANALYSE))
     warp = np.array([0.0, source.seconds])
     change = analysis.level - source.analysis.level if analysis.speech.any() else 0.0

@@ -358,10 +358,10 @@ class Session:
         for judge in (self.critic, self.reader):
             if judge is not None and analysis.speech.any():
                 own = isinstance(judge, VoiceReader)  # it hears the sound itself
-                item = hear(made.result.waveform, rate) if own else analysis
+                item = hear(made.result.waveform * made.source.signs, rate) if own else analysis
                 reference = None
                 if made.against:
-                    plain = hear(made.source.waveform, rate) if own else made.source.analysis
+                    plain = hear(made.source.plain, rate) if own else made.source.analysis
                     reference = judge.reference([plain])
                 if judge is self.reader:
                     reading = judge.read([item], reference)[0]

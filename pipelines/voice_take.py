@@ -112,6 +112,10 @@ def notes_of(made: Made) -> list[str]:
             "source: nothing is taken away where the emotion asked for is neutral; "
             "ask for a little of one"
         )
+    if (source.signs < 0).any() and not made.same:
+        notes.append("two channels are wired the wrong way round; they are kept so")
+    if source.plain is not source.waveform and (source.signs > 0).all() and not made.same:
+        notes.append("the recording had a constant offset, which is taken out")
     if source.people > 1:
         notes.append("two registers were heard, as of two people; each is moved from its own")
     course = job.request.emotion.duration

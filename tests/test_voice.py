@@ -22,6 +22,7 @@ from pipelines.voice_model import LOCKS as MODEL_LOCKS
 from pipelines.voice_render import STRETCH as RENDERED_STRETCH
 from pipelines.voice_session import candidate_seed
 from tests import speech
+from tests.mel_voice import tiny_mel
 from tests.voice_contracts import CALM, model_of, recording, request, run, samples, takes
 
 
@@ -98,6 +99,20 @@ def test_where_nobody_speaks_the_sound_is_left_alone(
     assert read.reading["critic"]["dominant"] == "neutral"
     longer = one(model, tmp_path, audio=path, seconds=2.0)
     assert samples(longer).shape == (1, 32000)
+
+
+def test_offsets_and_opposite_channels_do_no_harm(model: VoicePipeline, tmp_path: Path) -> None:
+    x = 0.4 * speech.sentence()
+    plain = samples(one(model, tmp_path, audio=written(tmp_path / "plain.wav", x)))
+    offset = one(model, tmp_path, audio=written(tmp_path / "offset.wav", x + 0.2))
+    assert np.corrcoef(samples(offset)[0], plain[0])[0, 1] > 0.99
+    assert abs(samples(offset).mean()) < 1e-3
+    turned = one(model, tmp_path, audio=written(tmp_path / "turned.wav", np.stack([x, -x])))
+    left, right = samples(turned)
+    np.testing.assert_allclose(left, -right, atol=1e-3)
+    assert np.corrcoef(left, plain[0])[0, 1] > 0.99
+    for take, told in ((offset, "constant offset"), (turned, "wrong way round")):
+        assert any(told in note for note in take.reading["notes"])
 
 
 def test_a_clipped_recording_is_told(model: VoicePipeline, tmp_path: Path) -> None:
@@ -242,6 +257,31 @@ def test_steps_come_in_order_and_reach_the_end(model: VoicePipeline, tmp_path: P
     assert steps[-1].index == pytest.approx(steps[-1].total, abs=2)
 
 
+# A mel that is made anew -----------------------------------------------------------------------
+
+
+def test_a_mel_model_converts_in_the_form_of_the_recording(tmp_path: Path) -> None:
+    mel = tiny_mel()
+    folder = tmp_path / "mel"
+    mel.save(folder)
+    x = 0.5 * speech.sentence(24000)
+    path = written(tmp_path / "in.wav", np.stack([x, x]), 24000)
+    asked = request("anger 1", audio=path, backbone=str(folder), steps=2)
+    options = {"critic": None, "reader": None, "out_dir": tmp_path / "out"}
+    (take,) = (e for e in pipelines.generate(asked, **options) if isinstance(e, Take))
+    assert samples(take).shape == (2, len(x))
+    assert take.reading["voice"]["engine"] == "mel"
+    assert (samples(take) != samples(path)).any()
+    assert take.request.weights
+    neutral = request("neutral", audio=path, backbone=str(folder), steps=2)
+    (same,) = (e for e in pipelines.generate(neutral, **options) if isinstance(e, Take))
+    assert samples(same).tobytes() == samples(path).tobytes()
+    for given in ({"lock": "pitch"}, {"gain": "pitch=2"}, {"engine": "psola"}, {"seconds": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(given))) as caught:
+            pipelines.generate(request(audio=path, backbone=str(folder), **given), **options)
+        assert "\n" not in str(caught.value)
+
+
 # Words that are spoken first -------------------------------------------------------------------
 
 
@@ -347,5 +387,5 @@ def test_words_or_a_recording(model: VoicePipeline, tmp_path: Path) -> None:
 
 def test_defaults_are_within_the_model_s_range() -> None:
     job = job_of(request("anger .5", steps=10), pipeline=model_of("voice-tiny"))
-    assert job.request.params == VoiceParams(steps=10).to_json()
+    assert job.request.params == VoiceParams(candidates=1).to_json()
     assert job.gains == dict.fromkeys(LOCKS, 1.0)
