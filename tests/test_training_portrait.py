@@ -175,7 +175,8 @@ def test_a_killed_run_resumes_to_the_same_weights(clips: list[Clip], tmp_path: P
 
         torch.manual_seed(0)
         pipe = make_pipeline(scale_of(clips, rows=10), width=32, depth=1)
-        fit_model(pipe, Feed(clips, 4, 32), clips[:1], folder, settings, better)
+        feed = Feed(clips, 4, 32)
+        fit_model(pipe, feed, lambda m: mouth_left(m, clips[:1]), folder, settings, better)
         return pipe
 
     whole = run(tmp_path / "whole")

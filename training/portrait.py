@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -189,6 +190,7 @@ class Settings:
     decay: float = 0.05
     seed: int = 0
     bf16: bool = False
+    discriminate: float = DISCRIMINATE
 
 
 def make_pipeline(scale: NDArray[np.float32], width: int = 160, depth: int = 6) -> PortraitPipeline:
@@ -202,17 +204,27 @@ def make_pipeline(scale: NDArray[np.float32], width: int = 160, depth: int = 6) 
     return PortraitPipeline(denoiser, make_scheduler())
 
 
+class Batches(Protocol):
+    """Endless batches of `batch` rows, drawn from the step alone."""
+
+    batch: int
+
+    def draw(self, step: int) -> dict[str, Tensor]:
+        """The batch of a step."""
+
+
 def fit_model(
     pipe: PortraitPipeline,
-    feed: Feed,
-    choose: Sequence[Clip],
+    feed: Batches,
+    look: Callable[[PortraitDenoiser], tuple[float, float]],
     run: Path,
     settings: Settings,
     on_better: Callable[[], None] = lambda: None,
 ) -> float:
     """Train, resuming what `run` holds, and leave the best averaged weights in `pipe`.
 
-    Returns the least share of the mouth left on `choose`.
+    look: gives the share that is left unexplained, which decides, and a correlation, which is
+    logged. Returns the least share.
     """
     model = pipe.denoiser
     with torch.random.fork_rng(devices=[]):
@@ -261,7 +273,7 @@ def fit_model(
                 found = losses_of(model, reader, batch, alphas, weights, generator)
         share = max(0.0, (progress() - FROM) / (1 - FROM))
         total = found.diffusion + SPEED_WEIGHT * found.speed + found.reading
-        (total + DISCRIMINATE * min(1.0, 4 * share) * found.discrimination).backward()
+        (total + settings.discriminate * min(1.0, 4 * share) * found.discrimination).backward()
         for name, module in (("denoiser", model), ("reader", reader)):
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizers[name].step()
@@ -276,7 +288,7 @@ def fit_model(
         step += 1
         if step % settings.check and progress() < 1:
             continue
-        left, jaw = _averaged(model, average, choose)
+        left, jaw = _averaged(model, average, look)
         log.add(left=left, jaw=jaw)
         log.report(step)
         better = left < least
@@ -298,11 +310,13 @@ def fit_model(
 
 
 def _averaged(
-    model: PortraitDenoiser, average: Average, clips: Sequence[Clip]
+    model: PortraitDenoiser,
+    average: Average,
+    look: Callable[[PortraitDenoiser], tuple[float, float]],
 ) -> tuple[float, float]:
     own = {key: value.clone() for key, value in model.state_dict().items()}
     model.load_state_dict(average.state)
-    found = mouth_left(model, clips)
+    found = look(model)
     model.load_state_dict(own)
     return found
 
@@ -339,7 +353,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         given.minutes, given.steps, given.rate, given.check, seed=given.seed, bf16=given.bf16
     )
     feed = Feed(train, given.batch, seed=given.seed)
-    fit_model(pipe, feed, choose, given.run, settings, lambda: export(pipe, given.out))
+    fit_model(
+        pipe,
+        feed,
+        lambda model: mouth_left(model, choose),
+        given.run,
+        settings,
+        lambda: export(pipe, given.out),
+    )
     left, jaw = mouth_left(pipe.denoiser, held)
     print(json.dumps({"held_out": {"left": round(left, 4), "jaw": round(jaw, 4)}}), flush=True)
     export(pipe, given.out)

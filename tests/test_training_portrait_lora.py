@@ -1,0 +1,108 @@
+"""A person's face from Live Link Face recordings: learned, worn, refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from adapters import facs
+from adapters.emotion import CORE
+from adapters.face_motion import ARKIT, Motion, write_csv
+from pipelines.portrait_model import PortraitPipeline, Sampling
+from pipelines.portrait_motion import MotionSettings, plan
+from tests.speech import sentence
+from tests.test_portrait_model import tiny
+from training.portrait_lora import LoraSettings, StyleError, make_row, read_folder, train_lora
+
+BROW = ARKIT.index("browInnerUp")
+
+
+def record(folder: Path, name: str, seconds: float = 12.0, seed: int = 0, fps: float = 60) -> Path:
+    """Somebody who holds the inner brows up and wavers."""
+    rng = np.random.default_rng(seed)
+    frames = round(seconds * fps)
+    curves = np.zeros((frames, 52))
+    curves[:, BROW] = 0.3 + 0.05 * np.sin(np.arange(frames) / fps * 3 + rng.uniform(0, 6))
+    if name.endswith("_happiness"):
+        curves += 0.6 * facs.expression(facs.named("happiness")[None])[0]
+    pose = np.tile([20.0, -5.0, 0.0], (frames, 1))  # the phone stands to one side
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_csv(folder / f"{name}.csv", Motion(curves, pose, fps))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("face")
+    for k, name in enumerate(("one", "two", "three_happiness")):
+        record(root, name, seed=k)
+    soundfile.write(root / "two.wav", np.concatenate([sentence()] * 5), 16000)
+    return root
+
+
+def test_recordings_are_read_as_rows(folder: Path) -> None:
+    plain, happy, spoken = read_folder(folder)
+    assert len(plain.rest) == pytest.approx(360, abs=2)
+    assert plain.told.tolist() == [0, 1, 1]
+    assert spoken.told.tolist() == [1, 1, 1]
+    assert not plain.track.any()
+    assert happy.track[:, CORE.index("happiness")].mean() == pytest.approx(0.6, abs=0.1)
+    assert np.abs(plain.rest[:, 52:]).max() < 0.1  # where the camera stood is no style
+    assert not plain.known[:, ARKIT.index("eyeBlinkLeft")].any()
+    smile = ARKIT.index("mouthSmileLeft")
+    assert abs(happy.rest[:, smile].mean()) < 0.1  # the emotion explains it
+
+
+def test_a_style_is_learned_and_worn(folder: Path, tmp_path: Path) -> None:
+    model = tiny()
+    torch.nn.init.zeros_(model.denoiser.leave.bias)
+    model.save(tmp_path / "model", dtype=torch.float32)
+    settings = LoraSettings(rank=4, steps=60, check=20, batch=4, frames=48, rate=1e-2)
+    figures = train_lora(
+        folder,
+        model=tmp_path / "model",
+        out=tmp_path / "me",
+        settings=settings,
+        tell=lambda _: None,
+    )
+    assert figures["kept"]
+    assert figures["left"] < 0.8 * figures["left_before"]
+    assert json.loads((tmp_path / "me" / "adapter.json").read_text()) == figures
+    pipe = PortraitPipeline.load(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+
+    def brow() -> float:
+        motion = plan(
+            None,
+            np.zeros(12),
+            seconds=2,
+            model=pipe,
+            generator=torch.Generator().manual_seed(0),
+            settings=MotionSettings(sampling=Sampling(steps=4)),
+        )
+        return float(motion.curves[:, BROW].mean())
+
+    plain = brow()
+    with pipe.wearing(tmp_path / "me"):
+        worn = brow()
+    assert abs(worn - 0.3) < abs(plain - 0.3)
+    assert brow() == plain
+    with pytest.raises(StyleError, match="another folder"):
+        train_lora(folder, model=tmp_path / "model", out=tmp_path / "me", tell=lambda _: None)
+
+
+def test_too_little_is_told(tmp_path: Path) -> None:
+    record(tmp_path, "short", 3.0)
+    with pytest.raises(StyleError, match="20 s") as error:
+        read_folder(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(StyleError, match="0 CSV"):
+        read_folder(tmp_path / "none")
+
+
+def test_rows_follow_the_clock_of_the_recording(tmp_path: Path) -> None:
+    assert len(make_row(record(tmp_path, "x", 4.0, fps=24)).rest) == pytest.approx(120, abs=2)
