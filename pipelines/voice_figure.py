@@ -56,6 +56,7 @@ STEPS_SHOWN = 14.0  # semitones that the pitch axis shows at least, so that a mo
 FRAME = 128 / RATE  # s between the points of Analysis.contour
 JUMP = 2.5  # semitones in 8 ms that no voice glides; two pieces of melody, or an error
 POINTS = 4000  # of a pitch curve that are drawn
+COLUMNS = 2000  # of a spectrogram that are drawn: a long one is 100 MB otherwise
 LOUD_DB = 60.0  # range of the spectrograms
 HERTZ = (40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000)
 STILL = 0.08  # share of a row's full bar under which a cue did not move
@@ -228,8 +229,9 @@ def _pitch(
         y = float(_height(np.array([middle]), box, low, high)[0])
         pitched += 1
         draw_path(draw, [(left + 2, y), (right - 2, y)], mixed(colour, "#ffffff", 0.4), 1.0, (3, 5))
-    _melody(draw, box, before, (low, high), total, BEFORE, 2.6)
-    _melody(draw, box, after, (low, high), total, AFTER, 3.2)
+    fine = min(1.0, max(0.35, 20 / total))  # lines of a long recording would run together
+    _melody(draw, box, before, (low, high), total, BEFORE, 2.6 * fine)
+    _melody(draw, box, after, (low, high), total, AFTER, 3.2 * fine)
     # A measure of six semitones, for nobody reads intervals off a logarithmic axis.
     tall = (bottom - top) * 6 / (12 * math.log2(high / low))
     x = right + 12.0
@@ -318,7 +320,9 @@ def _spectrogram(
     left, top, right, bottom = box
     draw.rectangle(scaled(box), fill="#ffffff", outline=LINE, width=SCALE)
     peak = 20 * max(float(voice.mel.max()), float(other.mel.max()))
-    share = np.clip((20 * voice.mel.T[::-1].astype(np.float64) - peak) / LOUD_DB + 1, 0, 1)
+    step = max(1, len(voice) // COLUMNS)
+    mel = voice.mel[: len(voice) // step * step].reshape(-1, step, voice.mel.shape[1]).max(axis=1)
+    share = np.clip((20 * mel.T[::-1].astype(np.float64) - peak) / LOUD_DB + 1, 0, 1)
     dark = np.array(list(bytes.fromhex((AFTER if name == "after" else "#4a5160")[1:])))
     pixels = 255 + (dark * 0.72 - 255) * (share**1.4)[:, :, None]
     image = Image.fromarray(pixels.astype(np.uint8))
