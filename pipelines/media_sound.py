@@ -46,7 +46,7 @@ from pipelines.media_sound_records import (
     wav_file,
 )
 
-MAX_BYTES = 50 * 2**20
+MAX_BYTES = 256 * 2**20  # ten minutes of 48 kHz stereo are 110 MB, of 24 bits 165
 MAX_SECONDS = 3600.0
 MAX_VALUES = 2**27  # samples of all channels; 512 MB as float32, 25 minutes of 44.1 kHz stereo
 MAX_CHANNELS = 8
@@ -87,7 +87,7 @@ def load_sound(path: Path | str, sample_rate: int | None = None) -> Sound:
     """Decode an untrusted sound file.
 
     Args:
-        path: WAV, FLAC or MP3 of at most 50 MB, an hour and 8 channels, 4 to 192 kHz. Float
+        path: WAV, FLAC or MP3 of at most 256 MB, an hour and 8 channels, 4 to 192 kHz. Float
             samples over full scale are scaled down together, not clipped.
         sample_rate: Hz that is wanted; None leaves the file's.
 
