@@ -313,6 +313,19 @@ def test_a_stopped_run_goes_on_exactly(small: tuple, tmp_path: Path) -> None:
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_what_an_alignment_flattens_is_not_learned(small: tuple, clips: list[Clip]) -> None:
+    for row in small[2]:
+        level = np.asarray(row.features[:, 3], dtype=float)  # of the source, from its mean
+        for column in (ENERGY, BAND.start, BAND.stop - 1):
+            weight = row.known[:, column]
+            if weight.sum() < 20:
+                continue
+            off = level - np.average(level, weights=weight)
+            slope = np.average(off * row.rest[:, column], weights=weight)
+            spread = np.average(np.abs(off), weights=weight) * np.abs(row.rest[:, column]).max()
+            assert abs(slope) < 0.02 * spread + 1e-6
+
+
 def test_intensity_raises_every_cue_that_is_asked_for(small: tuple, clips: list[Clip]) -> None:
     found = dose(small[0], clips[:1], Sampling(steps=2), ("anger", "sadness", "love"))
     assert found["all"]["mean"] > 0.95

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from adapters.emotion import CORE
 from adapters.voice_edit import TARGETS
 from adapters.voice_emotion import (
+    BAND,
     ENERGY,
     PARTS,
     SILENT,
@@ -126,6 +127,10 @@ def make_row(pair: Pair, directions: VoiceDirections, strength: Mapping[str, flo
     rest = (values - mean) / length
     offset = (rest * known).sum(axis=0) / np.maximum(known.sum(axis=0), 1e-6)
     rest -= (1.0 - KEPT_OFFSET) * offset
+    # An alignment that is never exact flattens what it is read along: a model that learns this
+    # would undo the accents that the mean change makes.
+    for columns, shape in ((slice(0, 1), 0), (slice(1, 2), 1), (BAND, 1)):
+        rest[:, columns] -= _following(rest[:, columns], voice.contour[:, shape], known[:, columns])
     kind = "same" if names[0] == names[1] else "between"
     kind = "to" if names[0] == "neutral" != names[1] else kind
     kind = "back" if names[1] == "neutral" != names[0] else kind
@@ -139,6 +144,16 @@ def make_row(pair: Pair, directions: VoiceDirections, strength: Mapping[str, flo
         emotion=names[1],
         cell=(pair.source.speaker, pair.source.sentence),
     )
+
+
+def _following(
+    rest: NDArray[np.float64], contour: NDArray[np.float64], weight: Singles
+) -> NDArray[np.float64]:
+    """(T, k) the part of each column that is in proportion to the source's own contour (T,)."""
+    total = np.maximum(weight.sum(axis=0), 1e-6)
+    off = contour[:, None] - (weight * contour[:, None]).sum(axis=0) / total
+    slope = (weight * off * rest).sum(axis=0) / np.maximum((weight * off**2).sum(axis=0), 1e-6)
+    return np.asarray(slope * off)
 
 
 def _mean_of(values: NDArray[np.float64], where: NDArray[np.bool_]) -> float:

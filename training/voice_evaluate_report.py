@@ -190,10 +190,10 @@ def sound_figures(rows: Sequence[Row]) -> dict[str, Any]:
 
     return {
         "n": len(rows),
-        "drift": mean(lambda row: abs(row["level"] - row["asked_level"])),
-        "most_drift": max(abs(row["level"] - row["asked_level"]) for row in rows),
-        "level": mean(lambda row: row["level"]),
-        "asked_level": mean(lambda row: row["asked_level"]),
+        "drift": mean(lambda row: abs(row["level_db"] - row["asked_db"])),
+        "most_drift": max(abs(row["level_db"] - row["asked_db"]) for row in rows),
+        "level": mean(lambda row: row["level_db"]),
+        "asked_level": mean(lambda row: row["asked_db"]),
         "hnr": mean(lambda row: row["cues"]["hnr"] - row["before"]["hnr"]),
         "over_full_scale": sum(row["peak"] > 1.0 for row in rows),
         "clicks": mean(lambda row: row["clicks"]),
@@ -252,7 +252,7 @@ def summary(stages: Mapping[str, Any]) -> dict[str, Any]:
         "sound": sound_figures(full),
         "locked": sound_figures(of(stages["variants"], way="locked")),
         "full_scale": sound_figures(stages["full"]),
-        "exact": sum(row["similarity"] > 1 - 1e-9 and row["level"] == 0 for row in still),
+        "exact": sum(row["similarity"] > 1 - 1e-9 and row["level_db"] == 0 for row in still),
         "still": len(still),
         "person": {
             "real, other mood": grouped([r["similarity_others"] for r in acted], _clips(acted)),
@@ -364,7 +364,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     return f"""## How it is read
 
 {cues["clips"]} neutral takes of the two people that nothing was trained on, EmoDB's 12 and 16, with
-12 dB of headroom, made into {main["n"]} takes at intensity 1 (six emotions, three seeds). Nobody
+12 dB of headroom, made into {main["n"]} takes at intensity 1 (six emotions, two seeds). Nobody
 listened: the reader had no part in any choice, the critic stands beside it. "Against": with the
 person's other neutral takes; chance .14. Intervals: 95 %, over recordings.
 
