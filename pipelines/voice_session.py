@@ -358,7 +358,7 @@ class Session:
         for judge in (self.critic, self.reader):
             if judge is not None and analysis.speech.any():
                 own = isinstance(judge, VoiceReader)  # it hears the sound itself
-                item = hear(made.result.waveform * made.source.signs, rate) if own else analysis
+                item = hear(made.in_phase, rate) if own else analysis
                 reference = None
                 if made.against:
                     plain = hear(made.source.plain, rate) if own else made.source.analysis

@@ -65,6 +65,12 @@ class Made:
         return self.result.engine == "none"
 
     @property
+    def in_phase(self) -> NDArray[np.float32]:
+        """The result with channels that are wired the wrong way round turned, as readers hear it."""
+        turned = (self.source.signs < 0).any()
+        return self.result.waveform * self.source.signs if turned else self.result.waveform
+
+    @property
     def length(self) -> float:
         """Seconds of the result."""
         return float(self.result.waveform.shape[1] / self.source.sample_rate)
