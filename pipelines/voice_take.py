@@ -66,7 +66,7 @@ class Made:
 
     @property
     def in_phase(self) -> NDArray[np.float32]:
-        """The result with channels that are wired the wrong way round turned, as readers hear it."""
+        """The result as readers hear it: channels that are wired the wrong way round turned."""
         turned = (self.source.signs < 0).any()
         return self.result.waveform * self.source.signs if turned else self.result.waveform
 
