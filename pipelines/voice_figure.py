@@ -259,7 +259,8 @@ def _melody(
         x = box[0] + (box[2] - box[0]) * run * FRAME / total
         y = _height(contour[run], box, *hertz)
         inside = (y > box[1] + 2) & (y < box[3] - 2)
-        draw_path(draw, list(zip(x[inside], y[inside], strict=True)), colour, width)
+        if inside.sum() > 1:  # a single frame is no melody
+            draw_path(draw, list(zip(x[inside], y[inside], strict=True)), colour, width)
 
 
 def _spoken(voice: Analysis) -> Floats:
