@@ -18,8 +18,11 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +45,7 @@ FIVE = (468, 473, 1, 61, 291)
 _DETECT_SIDE = 1280  # long side the detector sees: it resamples to 192 anyway
 _MESH_SIDE = 384  # side of the crop the mesh sees: it resamples to 192 as well
 _MARGIN = 2.0  # crop side over box side; measured best on group pictures
+_SMALL_SIDE = 800  # px of a picture below which faces of 3 % have no features
 _MIN_SIDE = 40  # px of a picture: below this no eye has a pupil
 _lock = threading.Lock()  # mediapipe's graphs take one picture at a time
 
@@ -98,7 +102,8 @@ def detect(image: Image.Image, *, limit: int = 8) -> list[Face]:
             f"{picture.shape[1]}x{picture.shape[0]}; use a larger picture"
         )
         raise FaceError(msg)
-    with _lock:
+    with _lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
         faces: list[Face] = []
         for box, score in _boxes(picture)[:limit]:
             face = _mesh(picture, box, score)
@@ -141,7 +146,8 @@ def measure(frame: np.ndarray, near: Face) -> Face | None:
     left, top, right, bottom = near.box
     side = max(right - left, bottom - top)
     box = ((left + right - side) / 2, (top + bottom - side) / 2, side, side)
-    with _lock:
+    with _lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
         return _mesh(frame, box, near.score)
 
 
@@ -212,10 +218,12 @@ def _boxes(picture: np.ndarray) -> list[tuple[tuple[float, float, float, float],
     side = max(height, width)
     halves = [(left * side / 4, top * side / 4) for top in range(3) for left in range(3)]
     finds: list[tuple[tuple[float, float, float, float], float]] = []
-    # full range, then short range on the whole; then full range on nine overlapping quarters,
-    # which finds faces down to 3 % of the picture's width
+    # full range, then short range on the whole; of pictures that can hold more and smaller faces,
+    # full range on nine overlapping quarters too, which finds faces of 3 % of the picture's width
     looks = [(1, 0.3, [(0.0, 0.0)], side), (0, 0.5, [(0.0, 0.0)], side), (1, 0.5, halves, side / 2)]
-    for reach, least, corners, reached in looks:
+    for number, (reach, least, corners, reached) in enumerate(looks):
+        if finds and (number == 1 or side < _SMALL_SIDE):
+            continue
         for left, top in corners:
             if left >= width or top >= height:
                 continue
@@ -223,15 +231,12 @@ def _boxes(picture: np.ndarray) -> list[tuple[tuple[float, float, float, float],
             small = _resized(picture, view, _DETECT_SIDE, _DETECT_SIDE)
             for item in _detector(reach, least).process(small).detections or ():
                 box = item.location_data.relative_bounding_box
-                square = (
-                    left + box.xmin * reached,
-                    top + box.ymin * reached,
-                    box.width * reached,
-                    box.height * reached,
-                )
-                finds.append((square, float(item.score[0])))
-        if finds:
-            break
+                x, y = left + box.xmin * reached, top + box.ymin * reached
+                square = (x, y, box.width * reached, box.height * reached)
+                corners_of = (x, y, x + square[2], y + square[3])
+                others = [(a, b, a + w, b + h) for (a, b, w, h), _ in finds]
+                if all(_overlap(corners_of, other) < 0.3 for other in others):
+                    finds.append((square, float(item.score[0])))
     return sorted(finds, key=lambda f: -f[0][2] * f[0][3])
 
 
@@ -355,16 +360,37 @@ def _solutions() -> Any:
 
 @functools.cache
 def _detector(reach: int, least: float) -> Any:
-    return _solutions().face_detection.FaceDetection(
-        model_selection=reach, min_detection_confidence=least
-    )
+    with _quiet():
+        made = _solutions().face_detection.FaceDetection(
+            model_selection=reach, min_detection_confidence=least
+        )
+        made.process(np.zeros((64, 64, 3), np.uint8))
+    return made
 
 
 @functools.cache
 def _network(least: float) -> Any:
-    return _solutions().face_mesh.FaceMesh(
-        static_image_mode=True,
-        refine_landmarks=True,
-        max_num_faces=1,
-        min_detection_confidence=least,
-    )
+    with _quiet():
+        made = _solutions().face_mesh.FaceMesh(
+            static_image_mode=True,
+            refine_landmarks=True,
+            max_num_faces=1,
+            min_detection_confidence=least,
+        )
+        made.process(np.zeros((64, 64, 3), np.uint8))
+    return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stderr while a network starts: its C++ part writes lines that say nothing."""
+    sys.stderr.flush()
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
+        kept = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
