@@ -118,8 +118,8 @@ def test_each_of_two_people_moves_from_their_own_register(model: VoicePipeline) 
 
 @pytest.fixture(scope="module")
 def lecture() -> tuple[np.ndarray, int]:
-    """11.4 s in stereo at 24 kHz, with pauses."""
-    x = np.concatenate([0.5 * speech.sentence(24000, pitch=p) for p in (120, 110, 130) * 2])
+    """7.6 s in stereo at 24 kHz, with pauses."""
+    x = np.concatenate([0.5 * speech.sentence(24000, pitch=p) for p in (120, 110) * 2])
     return np.stack([x, 0.8 * x]).astype(np.float32), 24000
 
 
@@ -128,7 +128,7 @@ def test_pieces_are_cut_in_pauses(lecture: tuple[np.ndarray, int]) -> None:
     analysis = analyse(x, rate)
     assert cuts(analysis) == []
     places = cuts(analysis, 3.0)
-    assert len(places) >= 3
+    assert len(places) >= 2
     assert not analysis.speech[places].any()
     edges = np.diff([0, *places, len(analysis)]) * 0.016
     assert edges.max() <= 3.0
@@ -137,7 +137,7 @@ def test_pieces_are_cut_in_pauses(lecture: tuple[np.ndarray, int]) -> None:
     assert len(cuts(steady, 2.0)) >= 3
 
 
-@pytest.mark.parametrize("seconds", [None, 9.5, 20.0])
+@pytest.mark.parametrize("seconds", [None, 13.0])
 def test_pieces_join_without_a_seam(lecture: tuple[np.ndarray, int], seconds: float | None) -> None:
     """In pieces it sounds as it does whole, and no sample leaps where they meet."""
     x, rate = lecture
