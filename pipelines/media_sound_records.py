@@ -120,6 +120,23 @@ def wav_records(file: BinaryIO) -> Records:
     return Records(record, info.get(b"ICMT", "") if ours else "", source)
 
 
+def overstated(data: bytes) -> float:
+    """How many times more samples the header of a WAV file promises than follow; at least 1.
+
+    Recorders that write to a pipe cannot know the size and leave the largest one there: that is
+    no promise, and such a file is as long as it is.
+    """
+    file = io.BytesIO(data)
+    file.seek(12)
+    for tag, size in _headers(file, "<4sI", 1000):
+        if tag == b"data":
+            there = len(data) - file.tell()
+            unknown = any(0 < top - size < 2**16 for top in (2**31, 2**32))
+            return 1.0 if unknown or there <= 0 else max(1.0, size / there)
+        file.seek(size + size % 2, io.SEEK_CUR)
+    return 1.0
+
+
 def _headers(file: BinaryIO, form: str, most: int) -> Iterator[tuple[Any, ...]]:
     """Chunk headers until the end, or `most` of them; the caller moves on to the next one."""
     width = struct.calcsize(form)

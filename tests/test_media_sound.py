@@ -230,7 +230,9 @@ def test_a_header_cannot_claim_hours(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match=says):
             load_sound(path)
     long = wav(bytes(1000), claimed=2**32 - 1)
-    assert decode_sound(long).waveform.shape == (1, 500), "what is there is read"
+    assert decode_sound(long).waveform.shape == (1, 500), "written to a pipe: what is there is read"
+    with pytest.raises(MediaError, match=r"at most 1 hour, this says 10\.0 hours"):
+        decode_sound(wav(bytes(1000), claimed=36_000 * 16_000))
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
