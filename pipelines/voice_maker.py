@@ -249,7 +249,7 @@ def _rendered(
     report(Done("analyse", source.seconds * ANALYSE))
     asked = asked_level(source.analysis, edit)
     peak = max(PEAK, float(np.abs(source.waveform).max()))
-    for _ in range(2):
+    for _ in range(3):
         off = asked - (analysis.level - source.analysis.level)
         if not source.people or not analysis.speech.any() or abs(off) < DRIFT:
             break
