@@ -36,8 +36,11 @@ Floats = NDArray[np.float64]
 QUIET_FRAMES = 1.5
 """Smoothing (standard deviation, frames) of what no word moves: brows, cheeks and the head have no
 business faster than 5 Hz, and noise that is left by a few steps is seen there first."""
-GAIN = 1.15
-"""What a mouth that begins near the mean (Sampling.spread) loses of its width, given back."""
+GAIN, CRISP, CRISP_FRAMES = 1.1, 0.4, 2.0
+"""What a mouth that begins near the mean (Sampling.spread) loses of its width and of its speed,
+given back: a factor, and a share of what is faster than a Gaussian of two frames. Correlation with
+recordings stays, speed comes from .65 to .76 of theirs, lips meet three times as often (measured on
+1114_3_15, a clip of the training set)."""
 CLOSE_BELOW = 0.07
 """Lip gap, in distances between the eyes, under which a gap of the sound closes the lips. Only one
 gap of the sound in ten is a p, b or m; a larger number shuts more of them and many a t and k."""
@@ -147,7 +150,10 @@ def plan(
     )
     rest[:, np.append(model.denoiser.scale.numpy()[:CHANNELS] <= 0.02 + 1e-6, [False] * 3)] = 0.0
     words = np.isin(np.arange(CHANNELS), MOUTH)
-    rest[:, :CHANNELS] *= np.where(words, GAIN * lips, expression)
+    said = rest[:, :CHANNELS][:, words]
+    said = GAIN * (said + CRISP * (said - _smooth(said, CRISP_FRAMES)))
+    rest[:, :CHANNELS][:, words] = lips * said
+    rest[:, :CHANNELS][:, ~words] *= expression
     quiet = np.append(~words, [True] * 3)
     rest[:, quiet] = _smooth(rest[:, quiet], QUIET_FRAMES)
     curves = np.clip(wanted[:, :CHANNELS] + rest[:, :CHANNELS], 0.0, 1.0)
