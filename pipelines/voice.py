@@ -46,6 +46,9 @@ SHORTEST, LONGEST = (
 )  # s: a syllable to tell anything by; 20 minutes for a lecture's part
 STRETCH = (0.25, 4.0)  # of `pipelines.voice_render`
 MOST_GAIN = 3.0
+FEWEST_BITS = 16
+FEWEST_RUNS = 3  # of flat tops: one or two are a loud consonant
+MOST_CLIPPED = 0.01  # share of flat samples above which the distortion is louder than any colour
 CLASSES = {"VoicePipeline": "edit", "MelVoicePipeline": "mel"}
 """Class in a backbone's folder -> how it makes a voice: edits of the recording, or a new mel."""
 INDEX = "model_index.json"
@@ -324,12 +327,18 @@ def read_recording(path: Path) -> Recording:
 
     Raises:
         MediaError: no sound, damaged, or too large.
-        ParamError: under .3 s or over 20 minutes.
+        ParamError: under .3 s or over 20 minutes, of 8 bits, or clipped through and through.
     """
     from pipelines.media_records import printable
     from pipelines.media_sound import load_sound
 
     sound = load_sound(path)
+    if sound.bits < FEWEST_BITS:
+        msg = (
+            f"audio: {printable(path)} has {sound.bits} bits a sample, whose hiss would be moved "
+            f"with the voice; allowed are {FEWEST_BITS} or more, record or export it again"
+        )
+        raise ParamError(msg)
     if not SHORTEST <= sound.seconds <= LONGEST:
         msg = (
             f"audio: {printable(path)} lasts {sound.seconds:.2f} s, allowed are {SHORTEST:g} s to "
@@ -337,7 +346,14 @@ def read_recording(path: Path) -> Recording:
         )
         raise ParamError(msg)
     remarks = []
-    if is_clipped(sound.waveform):
+    runs, share = clipping(sound.waveform)
+    if share > MOST_CLIPPED:
+        msg = (
+            f"audio: {share:.0%} of {printable(path)} are cut off flat (clipped), allowed is "
+            f"{MOST_CLIPPED:.0%}; record it again at a lower level"
+        )
+        raise ParamError(msg)
+    if runs >= FEWEST_RUNS:
         remarks.append(f"{path.name}: is clipped already; what was cut off cannot be brought back")
     return Recording(
         sound.seconds, sound.sample_rate, len(sound.waveform), sound.ext, sound.bits,
@@ -345,17 +361,18 @@ def read_recording(path: Path) -> Recording:
     )  # fmt: skip
 
 
-def is_clipped(waveform: Singles) -> bool:
-    """Whether peaks are cut off flat: (channels, samples) with several runs at one extreme."""
+def clipping(waveform: Singles) -> tuple[int, float]:
+    """Stretches of (channels, samples) cut off flat at one extreme, and their share of all."""
     peak = float(np.abs(waveform).max())
     if peak < 0.5:
-        return False
-    runs = 0
+        return 0, 0.0
+    runs = held = 0
     for channel in waveform:
         top = np.abs(channel) >= peak * (1 - 2.0**-14)
         flat = top[:-2] & top[1:-1] & top[2:]
-        runs += int((np.diff(flat.astype(np.int8), prepend=0) == 1).sum())
-    return runs >= 3
+        begins = int((np.diff(flat.astype(np.int8), prepend=0) == 1).sum())
+        runs, held = runs + begins, held + int(flat.sum()) + 2 * begins
+    return runs, held / waveform.size
 
 
 def check_recording(job: Job, recording: Recording) -> None:

@@ -15,8 +15,9 @@ from adapters.voice_analysis import RATE, analyse
 from adapters.voice_cues import cues
 from pipelines import Step
 from pipelines.media_sound import encode_sound, load_sound
+from pipelines.params import ParamError
 from pipelines.take import Take
-from pipelines.voice import LOCKS, STRETCH, VoiceParams, is_clipped, job_of
+from pipelines.voice import LOCKS, STRETCH, VoiceParams, clipping, job_of
 from pipelines.voice_model import ADAPTER, VoicePipeline
 from pipelines.voice_model import LOCKS as MODEL_LOCKS
 from pipelines.voice_render import STRETCH as RENDERED_STRETCH
@@ -115,12 +116,19 @@ def test_offsets_and_opposite_channels_do_no_harm(model: VoicePipeline, tmp_path
         assert any(told in note for note in take.reading["notes"])
 
 
-def test_a_clipped_recording_is_told(model: VoicePipeline, tmp_path: Path) -> None:
-    loud = written(tmp_path / "loud.wav", np.clip(4 * speech.sentence(), -1, 1))
+def test_a_clipped_recording_is_told_and_a_ruined_one_refused(
+    model: VoicePipeline, tmp_path: Path
+) -> None:
+    x = speech.sentence()
+    x = x / np.quantile(np.abs(x), 0.99)  # the tops of the loudest periods are cut
+    loud = written(tmp_path / "loud.wav", np.clip(x, -1, 1))
     take = one(model, tmp_path, audio=loud)
     assert any("clipped" in note for note in take.reading["notes"])
-    assert not is_clipped(samples(recording()))
+    assert clipping(samples(recording())) == (0, 0.0)
     assert "notes" not in one(model, tmp_path).reading
+    ruined = written(tmp_path / "ruined.wav", np.clip(20 * x, -1, 1))
+    with pytest.raises(ParamError, match=r"^audio: [0-9]+% of [^\n]*clipped[^\n]*lower level$"):
+        one(model, tmp_path, audio=ruined)
 
 
 @pytest.mark.parametrize("emotion", ["anger 1", "love 1"])

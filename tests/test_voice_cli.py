@@ -60,6 +60,10 @@ BAD_INPUT = {
     "not a sound": (["--audio", "{text}"], ["text.wav", "WAV, FLAC or MP3"]),
     "too short": (["--audio", "{short}"], ["short.wav", "0.05 s"]),
     "no numbers": (["--audio", "{nan}"], ["nan.wav", "numbers"]),
+    "eight bits": (["--audio", "{eight}"], ["eight.wav", "8 bits", "16 or more"]),
+    "clipped": (["--audio", "{clipped}"], ["clipped.wav", "clipped", "lower level"]),
+    "ten hours": (["--audio", "{hours}"], ["hours.wav", "10.0 hours"]),
+    "empty": (["--audio", "{empty}"], ["empty.wav"]),
     "unknown emotion": (["--audio", "{wav}", "-e", "angr .5"], ["angr", "anger"]),
     "intensity over 1": (["--audio", "{wav}", "-e", "anger 1.3"], ["1.3", "--over"]),
     "unknown lock": (["--audio", "{wav}", "--lock", "pitch,words"], ["words", "timbre"]),
@@ -89,9 +93,19 @@ def bad(tmp_path: Path, wav: Path) -> dict[str, str]:
     import soundfile
 
     soundfile.write(nan, np.full(16000, np.nan), 16000, subtype="FLOAT")
-    missing = tmp_path / "missing.wav"
-    return {"wav": str(wav), "text": str(text), "short": str(short), "nan": str(nan),
-            "missing": str(missing)}  # fmt: skip
+    samples = soundfile.read(wav)[0]
+    for name, sound, subtype in (
+        ("eight", samples, "PCM_U8"),
+        ("clipped", np.clip(20 * samples, -1, 1), "PCM_16"),
+    ):
+        soundfile.write(tmp_path / f"{name}.wav", sound, 16000, subtype=subtype)
+    promised = bytearray(encode_sound(samples, 16000, {}))
+    at = promised.index(b"data") + 4
+    promised[at : at + 4] = (36_000 * 16_000 * 2).to_bytes(4, "little")
+    (tmp_path / "hours.wav").write_bytes(promised)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    names = ("text", "short", "nan", "eight", "clipped", "hours", "empty", "missing")
+    return {"wav": str(wav), **{name: str(tmp_path / f"{name}.wav") for name in names}}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
