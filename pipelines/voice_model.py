@@ -203,8 +203,9 @@ class Sampling:
     """How changes are drawn.
 
     steps: of the scheduler. expressiveness: classifier-free guidance scale of the shape, 1 is what
-    was learned. variation: lambda, 0 is the mean change alone. locks: names of LOCKS whose columns
-    stay exactly 0. repel: strength of the guidance away from the negative emotions.
+    was learned. variation: lambda, 0 is the mean change alone; it makes no take stronger or weaker.
+    locks: names of LOCKS whose columns stay exactly 0. repel: strength of the guidance away from
+    the negative emotions.
     """
 
     steps: int = 10
@@ -238,6 +239,7 @@ class VoicePipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(prosody=prosody, timbre=timbre, scheduler=scheduler)
         self.directions: VoiceDirections | None = None
+        self.styled = False  # while a style is worn, which may also say how much
 
     @classmethod
     def load(cls, folder: Path | str) -> VoicePipeline:
@@ -333,6 +335,8 @@ class VoicePipeline(DiffusionPipeline):
         # Smooth as the pairs were made: a few steps leave noise that no take has.
         rest = smooth(out - mean, VALUE_FRAMES)
         rest[:, STRETCH] = smooth((out - mean)[:, STRETCH], STRETCH_FRAMES)
+        if not self.styled:
+            rest -= along(rest, mean, g[:, None] * self._spread())
         out = mean + rest if settings.variation > 0 else mean
         out = np.clip(mean + (out - mean) * reach(voice), LOWEST, HIGHEST)
         out[:, locked] = 0.0
@@ -397,10 +401,16 @@ class VoicePipeline(DiffusionPipeline):
                 worn.append(model)
                 model.set_adapters([adapter], [strength])
                 model.eval()
+            self.styled = True
             yield
         finally:
+            self.styled = False
             for model in worn:
                 model.delete_adapters([adapter])
+
+    def _spread(self) -> Floats:
+        """(28,) s of both heads."""
+        return np.concatenate([getattr(self, name).spread.double().numpy() for name in HEADS])
 
     def mean_change(self, voice: Voice, track: Floats, residuals: Floats) -> Floats:
         """mu (T, 28): the directions alone."""
@@ -473,6 +483,17 @@ def wanted(
         a = a - repel * away * np.minimum(1.0, asked)[:, None]
     told = np.where(asked[:, None] > 0, np.hstack([a, r]), 0.0)
     return asked, told[:, :12], told[:, 12:], away
+
+
+def along(rest: Floats, mean: Floats, spread: Floats) -> Floats:
+    """The part of `rest` (T, 28) that is in proportion to the mean change, column by column.
+
+    It is taken out: a seed says how an emotion is acted, the intensity alone how much. Left in, it
+    weakens what was asked, since alignments are never exact and every error of theirs is a smaller
+    change. spread: (T, 28); columns that the emotion hardly asks for, a tenth of it, keep theirs.
+    """
+    weight = (mean**2 + (0.1 * spread) ** 2).sum(axis=0)
+    return np.asarray((rest * mean).sum(axis=0) / np.maximum(weight, 1e-12) * mean)
 
 
 def reach(voice: Voice) -> Floats:

@@ -149,6 +149,17 @@ def test_variation_scales_what_lies_beyond_the_mean(pipe: VoicePipeline, voice: 
     assert np.abs(full - none).max() > 0.05
 
 
+def test_a_seed_says_how_and_never_how_much(pipe: VoicePipeline, voice: Voice) -> None:
+    mean = take(pipe, voice, unit("anger", 0.5), variation=0.0)
+    asked = np.flatnonzero((mean**2).sum(axis=0) > len(mean) * 0.25)
+    assert len(asked) > 10
+    for seed in (1, 2):
+        rest = take(pipe, voice, unit("anger", 0.5), seed, variation=1.0) - mean
+        share = (rest * mean).sum(axis=0)[asked] / (mean**2).sum(axis=0)[asked]
+        assert np.abs(rest[:, asked]).max() > 0.05
+        assert np.abs(share).max() < 0.02
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_is_exact_and_moves_nothing_else(
     pipe: VoicePipeline, voice: Voice, name: str

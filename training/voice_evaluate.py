@@ -258,17 +258,21 @@ def words(takes: Sequence[Take]) -> dict[str, list[float]]:
 
 
 def pesq_of(takes: Sequence[Take]) -> dict[str, list[float]] | None:
-    """Wide-band PESQ against the source: intensity 0, and overlap-add that moves nothing."""
+    """Wide-band PESQ against the source: intensity 0, overlap-add in place, and up and back."""
     try:
         from pesq import pesq
     except ImportError:
         return None
-    found: dict[str, list[float]] = {"intensity 0": [], "overlap-add": []}
+    back = "four semitones up and back"
+    found: dict[str, list[float]] = {"intensity 0": [], "overlap-add in place": [], back: []}
     for take in takes:
         frames = len(take.analysis)
+        up = converted(take, VoiceEdit.constant(frames, semitones=4), 0)
+        down = render(up.sound, RATE, up.analysis, VoiceEdit.constant(frames, semitones=-4))
+        found[back].append(float(pesq(RATE, take.sound, down, "wb")))
         for name, edit in (
             ("intensity 0", VoiceEdit.identity(frames)),
-            ("overlap-add", VoiceEdit.constant(frames, semitones=1e-3)),
+            ("overlap-add in place", VoiceEdit.constant(frames, semitones=1e-3)),
         ):
             made = render(take.sound, RATE, take.analysis, edit)
             found[name].append(float(pesq(RATE, take.sound, made, "wb")))

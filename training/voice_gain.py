@@ -35,7 +35,7 @@ Rows = np.ndarray
 
 MOST = ACTED
 """The largest factor."""
-STEPS = (1.0, 1.15, 1.3)
+STEPS = (1.0, 1.3)
 """Factors that are tried."""
 HEADROOM = 0.25  # EmoDB's takes fill the full scale
 MORE = 9  # clips beside those of the held-out sentences
