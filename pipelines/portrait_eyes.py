@@ -34,7 +34,7 @@ _SAMPLES = 96
 _REACH = 1.3  # half widths to which the curves are tabulated
 _LASH = 0.045  # eye distances above the lid's edge that move without stretching
 _LOW = 0.14  # height of the stretched zone below, eye distances
-_WIDE = 0.068  # rise of the upper lid at eyeWide 1; anatomy says 0.05, which photos hide
+_WIDE = 0.06  # rise of the upper lid at eyeWide 1; anatomy says 0.05, which photos hide
 _SQUINT = 0.055
 _MEET = 0.86  # of the opening the upper lid crosses in a blink; the lower one does the rest
 _GAZE = 0.095  # eye distances the iris travels at eyeLook 1
@@ -172,7 +172,7 @@ def _drawn(
         edges.append(np.stack([inner, inner * t, inner * t**2], 1) @ fit * half)
     # pixels half covered by the outline are no white yet
     edges[0] -= 0.008 * frame.unit * inner
-    edges[1] += 0.022 * frame.unit * inner
+    edges[1] += 0.04 * frame.unit * inner
     edges[1] = np.maximum(edges[1], edges[0])
     new_centre = centre + half * (shift * across + ends * down)
     # the iris: what is not white between the edges, as wide as it is high at most
@@ -286,13 +286,14 @@ def render_eye(
     up, low = _edges(eye, u)
     gap = low - up
     shape = (1 - u * u).clamp_min(0)
+    arch = (1 - u.square().square()).clamp_min(0)  # a lid that is pulled up goes up as a whole
 
     def each(value: torch.Tensor) -> torch.Tensor:
         return value[:, None, None]
 
     looks_down = lids.down.clamp_min(0)
     closed = (lids.closed + 0.34 * looks_down * (1 - lids.closed)).clamp(0, 1)
-    rise = each(lids.wide + 0.3 * (-lids.down).clamp_min(0)) * _WIDE * eye.unit * shape
+    rise = each(lids.wide + 0.3 * (-lids.down).clamp_min(0)) * _WIDE * eye.unit * arch
     lift = torch.minimum(each(lids.squint) * _SQUINT * eye.unit * shape, 0.32 * gap)
     low_now = low - lift - (1 - _MEET) * each(closed) * gap + each(looks_down) * 0.08 * gap
     up_now = up - rise * (1 - each(closed)) + each(closed) * (low_now - up)

@@ -236,15 +236,18 @@ class Rig:
     ) -> tuple[tuple[slice, slice], torch.Tensor, torch.Tensor]:
         """Move the lids of one eye in `out`; give the window, the eyeball and its alpha."""
         carried = self.fields.carried(turn, eye.centre, eye.depth)
-        reach = 1.5 * eye.half
-        rise = reach + 0.28 * eye.unit  # brows take the lids along
+        reach = 1.5 * eye.half + 0.3 * eye.unit
+        rise = reach + 0.1 * eye.unit  # brows take the lids along
         window = rows, columns = self._window(eye.centre, carried, reach, rise, reach)
         here = self.pixels[:, :, rows, columns]
         ball = self._rigid(here, carried, turn, eye.centre)
         skin = self._to_pixels(place[:, :, rows, columns])
         moved, share, colour, alpha = render_eye(eye, lids, skin, ball)
         upper, lower = (sampled_at(self.face, part) for part in moved)
-        out[:, :, rows, columns] = torch.lerp(lower, upper, share)
+        # the windows of the two eyes may overlap: each paints only what its own lids move
+        shifted = ((moved - skin).abs().sum(2).amax(0) * 8).clamp(0, 1)[:, None]
+        view = out[:, :, rows, columns]
+        view += shifted * (torch.lerp(lower, upper, share) - view)
         # at rest the photo's own pixels, which no painted white equals
         still = sampled_at(self.face, ball)
         return window, torch.lerp(still, colour, lids.active[:, None, None, None]), alpha
@@ -285,8 +288,8 @@ class Rig:
         """Lay the jaw and the inside of the mouth over `out`."""
         mouth, frame = self.mouth, self.frame
         carried = self.fields.carried(turn, mouth.origin, mouth.depth)
-        reach = 1.35 * mouth.half + 0.45 * frame.unit
-        rows, columns = self._window(mouth.origin, carried, reach, 0.5 * frame.unit, frame.size)
+        reach = 1.35 * mouth.half + 0.75 * frame.unit
+        rows, columns = self._window(mouth.origin, carried, reach, 0.65 * frame.unit, frame.size)
         cells = cell_centres(frame.size, self.device)[:, rows, columns]
         cells = cells.expand(len(curves), -1, -1, -1)
         jaw = sampled(self.jaw, sampled(lower, cells).permute(0, 2, 3, 1))
