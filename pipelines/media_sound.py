@@ -58,6 +58,7 @@ MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_0
 """Hz that MPEG-1, 2 and 2.5 layer III know."""
 
 _KINDS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "MP3": "mp3"}
+_BLOCK = 2**18  # samples of a channel that are rounded at a time
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 32}
 
 
@@ -127,7 +128,8 @@ def decode_sound(data: bytes, name: str = "sound", sample_rate: int | None = Non
         msg = f"{name}: a sound without samples; give another"
         raise MediaError(msg)
     waveform = np.ascontiguousarray(samples.T)
-    peak = float(np.abs(waveform).max())
+    del samples
+    peak = max(float(waveform.max()), -float(waveform.min()))
     if not np.isfinite(peak):
         msg = f"{name}: holds samples that are no numbers; export it again, as 16-bit for example"
         raise MediaError(msg)
@@ -177,7 +179,7 @@ def encode_sound(
             f"received the shape {given.shape}; put channels first"
         )
         raise MediaError(msg)
-    if not np.isfinite(given).all():
+    if not np.isfinite(given.min() + given.max()):
         msg = "waveform: holds samples that are no finite numbers; check what made it"
         raise MediaError(msg)
     records = _records(metadata)
@@ -185,20 +187,22 @@ def encode_sound(
         return mp3_file(_mp3(given, sample_rate), records)
     # 2^15 (2^23) to the full scale, as decoders divide: what was decoded is written back unchanged
     top = 2 ** (bits - 1)
-    whole = np.clip(np.rint(given * np.float32(top)), -top, top - 1).astype("<i4").T
-    channels = whole.shape[1]
+    channels, frames = given.shape
+    whole = np.empty((frames, channels), dtype="<i2" if bits == 16 else "<i4")
+    for at in range(0, frames, _BLOCK):  # an hour of sound in a few copies fills a memory
+        block = np.rint(given[:, at : at + _BLOCK] * np.float32(top))
+        whole[at : at + _BLOCK] = np.clip(block, -top, top - 1).T
     if kind == "wav":
-        width = bits // 8
-        frame = channels * width
+        frame = channels * bits // 8
         layout = struct.pack("<HHIIHH", 1, channels, sample_rate, sample_rate * frame, frame, bits)
-        octets = np.ascontiguousarray(whole).view(np.uint8).reshape(-1, 4)
-        return wav_file(octets[:, :width].tobytes(), layout, records)
+        octets = whole.view(np.uint8).reshape(whole.size, whole.itemsize)
+        return wav_file(octets[:, : bits // 8].tobytes(), layout, records)
     import soundfile
 
     file = io.BytesIO()
-    # libsndfile takes the upper bits of an integer
-    pcm = np.ascontiguousarray(whole << (32 - bits))
-    soundfile.write(file, pcm, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
+    if bits == 24:
+        whole <<= 8  # libsndfile takes the upper bits of an integer
+    soundfile.write(file, whole, sample_rate, format="FLAC", subtype=f"PCM_{bits}")
     return flac_file(file.getvalue(), records)
 
 

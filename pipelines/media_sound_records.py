@@ -128,8 +128,12 @@ def overstated(data: bytes) -> float:
     """
     file = io.BytesIO(data)
     file.seek(12)
+    long = 0
     for tag, size in _headers(file, "<4sI", 1000):
+        if tag == b"ds64" and size >= 16:
+            long = struct.unpack_from("<8xQ", data, file.tell())[0]
         if tag == b"data":
+            size = long if size == 2**32 - 1 and 0 < long < 2**62 else size
             there = len(data) - file.tell()
             unknown = any(0 < top - size < 2**16 for top in (2**31, 2**32))
             return 1.0 if unknown or there <= 0 else max(1.0, size / there)

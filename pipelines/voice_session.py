@@ -51,6 +51,7 @@ from pipelines.voice_take import (
     notes_of,
     read_curve,
     reading_of,
+    shipped_digests,
     write,
 )
 from pipelines.worker import in_thread, one_pool
@@ -372,9 +373,15 @@ class Session:
 
 
 def is_neutral(job: Job) -> bool:
-    """Whether the recording is known to be the person's neutral voice."""
+    """Whether the recording is known to be the person's neutral voice.
+
+    It is where it was spoken here, said to be neutral, or is the sample that ships. What somebody
+    else recorded may be in any mood, and a mood that is taken for neutral is read away.
+    """
+    if job.source is not None:
+        return not any(job.source)
     spoken_here = job.recording is not None and job.recording.speech is not None
-    return spoken_here or (job.source is not None and not any(job.source))
+    return spoken_here or job.request.digests.get("audio") in shipped_digests()
 
 
 def _candidates(job: Job, critic: Any) -> int:

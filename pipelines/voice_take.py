@@ -126,7 +126,9 @@ def notes_of(made: Made) -> list[str]:
         notes.append("two registers were heard, as of two people; each is moved from its own")
     course = job.request.emotion.duration
     if course > source.seconds:
-        notes.append(f"the emotion's course ends at {course:g} s, the speech at {source.seconds:g}")
+        notes.append(
+            f"the emotion's course ends at {course:g} s, the speech at {source.seconds:.1f}"
+        )
     off = _level_change(made) - made.result.asked_db
     if source.people and abs(off) > LOUDER_THAN_ASKED:
         way = "quieter" if off < 0 else "louder"
@@ -181,13 +183,13 @@ def consent_of(request: Request) -> str:
     """Whether who speaks agreed: "given", "not needed" (nobody real speaks) or "not stated"."""
     if "consent" in request.inputs:
         return "given"
-    if "audio" not in request.inputs or request.digests["audio"] in _samples():
+    if "audio" not in request.inputs or request.digests["audio"] in shipped_digests():
         return "not needed"
     return "not needed" if digital_source(request) == TRAINED else "not stated"
 
 
 @functools.cache
-def _samples() -> frozenset[str]:
+def shipped_digests() -> frozenset[str]:
     """Digests of every file that ships with the project."""
     try:
         return frozenset(digest for row in rows().values() for digest in row["files"].values())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pipelines
+from adapters.assets import ASSETS
 from adapters.voice_analysis import RATE, analyse
 from adapters.voice_cues import cues
 from pipelines import Step
@@ -21,7 +22,7 @@ from pipelines.voice import LOCKS, STRETCH, VoiceParams, clipping, job_of
 from pipelines.voice_model import ADAPTER, VoicePipeline
 from pipelines.voice_model import LOCKS as MODEL_LOCKS
 from pipelines.voice_render import STRETCH as RENDERED_STRETCH
-from pipelines.voice_session import candidate_seed
+from pipelines.voice_session import candidate_seed, is_neutral
 from tests import speech
 from tests.mel_voice import tiny_mel
 from tests.voice_contracts import CALM, model_of, recording, request, run, samples, takes
@@ -397,3 +398,12 @@ def test_defaults_are_within_the_model_s_range() -> None:
     job = job_of(request("anger .5", steps=10), pipeline=model_of("voice-tiny"))
     assert job.request.params == VoiceParams(candidates=1).to_json()
     assert job.gains == dict.fromkeys(LOCKS, 1.0)
+
+
+def test_the_shipped_sample_counts_as_neutral(model: VoicePipeline) -> None:
+    """Others may have been recorded in any mood, so they are read alone."""
+    sample = ASSETS / "samples" / "speech.wav"
+    assert is_neutral(job_of(request(audio=sample), pipeline=model))
+    assert not is_neutral(job_of(request(audio=sample, source="anger .5"), pipeline=model))
+    assert is_neutral(job_of(request(source="neutral"), pipeline=model))
+    assert not is_neutral(job_of(request(), pipeline=model))
