@@ -402,8 +402,10 @@ class Rig:
         if frame.size == frame.side:
             return crops
         change = (crops - self.rest).abs().amax(1, keepdim=True)
+        # widely, or the faint rim of a shape that has gone stays behind
         change = functional.max_pool2d(change, 9, 4, 4)
-        share = functional.avg_pool2d(((change * 255 - 2) / 6).clamp_(0, 1), 3, 1, 1)
+        change = functional.max_pool2d(((change * 255 - 0.5) / 2.5).clamp_(0, 1), 5, 1, 2)
+        share = functional.avg_pool2d(change, 3, 1, 1)
         side = (frame.side, frame.side)
         share = functional.interpolate(share, size=side, mode="bilinear")
         big = functional.interpolate(crops, size=side, mode="bicubic")

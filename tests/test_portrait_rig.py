@@ -199,6 +199,16 @@ def test_faces_larger_than_the_size_stay_the_photo_at_rest_and_move() -> None:
     assert np.abs(rig.frame_at(curves(jawOpen=1)).astype(int) - rest).max() > 60
 
 
+def test_enlarging_leaves_no_rim_where_the_head_was() -> None:
+    """Found on a contact sheet: the faint outline of the hair stayed in the background."""
+    pose, image, face = np.array([9.0, 4.0, 7.0]), photo("dark"), face_of("dark")
+    small, whole = (
+        Rig(image, face, size=size).frame_at(curves(), pose).astype(int) for size in (384, 1024)
+    )
+    wall = np.abs(small - whole).max(2)[100:300, 130:190]  # left of the head after the turn
+    assert np.quantile(wall, 0.999) < 8
+
+
 def test_wrong_arguments_are_one_line() -> None:
     for arguments, word in (({"size": 10}, "size"), ({"neutralise": 2.0}, "neutralise")):
         with pytest.raises(ValueError, match=word) as told:
