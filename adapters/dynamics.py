@@ -152,11 +152,11 @@ def respond(
     up = _omega(rise, k)
     down = up / DECAY_OVER_RISE if decay is None else _omega(decay, k)
     x = us[0].copy() if start is None else np.asarray(start, dtype=np.float64).copy()
-    v, omega = np.zeros(k), up
+    v, heading = np.zeros(k), x.copy()
     out: Array = np.repeat(x[None], q.size, axis=0)
     segment = np.searchsorted(ts, q, side="right") - 1
     for i, target in enumerate(us):
-        x, v, omega = _enter(x, v, target, up, down, omega)
+        v, omega, heading = _enter(x, v, target, up, down, heading)
         here = segment == i
         if here.any():
             out[here] = _move(x, v, target, omega, q[here] - ts[i])[0]
@@ -206,19 +206,23 @@ def _omega(tau: ArrayLike, k: int) -> Array:
 
 
 def _enter(
-    x: Array, v: Array, target: Array, up: Array, down: Array, before: Array
+    x: Array, v: Array, target: Array, up: Array, down: Array, heading: Array
 ) -> tuple[Array, Array, Array]:
-    """State, velocity and rate with which a new target is met, such that nothing overshoots.
+    """Velocity and rate with which a new target is met such that nothing overshoots, and where
+    the velocity heads.
 
-    Moving away from the new target: brake at least at the old rate, which keeps the old bound.
-    Moving towards it: a speed above omega * distance would carry the state past it: limited.
+    Moving towards the target: a speed above omega * distance would carry the state past it:
+    limited. Moving away from it: the rate is the new one, however slow, so the speed is limited to
+    what comes to rest at `heading`, the target it was gained for; from distance e of the new target
+    a speed v goes on for less than v^2 / (omega (v + omega e)).
     """
     gap = target - x
     omega = np.where(gap >= 0, up, down)
-    omega = np.where(v * gap < 0, np.maximum(omega, before), omega)
-    limit = omega * np.abs(gap)
-    v = np.where(v * gap > 0, np.clip(v, -limit, limit), np.where(gap == 0, 0.0, v))
-    return x, v, omega
+    away = v * gap < 0
+    room = np.maximum((heading - x) * np.sign(v), 0.0)
+    rest = omega * (room + np.sqrt(room * (room + 4 * np.abs(gap)))) / 2
+    limit = np.where(away, rest, omega * np.abs(gap))
+    return np.clip(v, -limit, limit), omega, np.where(away, heading, target)
 
 
 def _move(x: Array, v: Array, target: Array, omega: Array, t: Array) -> tuple[Array, Array]:

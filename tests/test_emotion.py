@@ -466,6 +466,16 @@ def test_fast_switching_never_leaves_the_range_of_the_targets() -> None:
         assert np.abs(np.diff(x, axis=0)).max() < 0.2  # continuous: no jumps at switches
 
 
+def test_a_fall_takes_its_own_time_after_a_rise() -> None:
+    """The last of the rise's speed must not make the fall as fast as the rise."""
+    for held in (0.2, 0.5, 1.0, 3.0):
+        at = held + np.array([0.6, 1.2])
+        x = respond([0.0, held], [[1.0], [0.0]], at, rise=0.15, decay=0.6, start=[0.0])[:, 0]
+        top = respond([0.0], [[1.0]], [held], rise=0.15, start=[0.0])[0, 0]
+        assert 0.3 * top < x[0] < 0.6 * top, held  # speed left over goes on for a while
+        assert x[1] < 0.25
+
+
 def test_driven_timeline() -> None:
     line = EmotionTimeline.parse("0s neutral; 1s surprise .8; 2s sadness .8; 4s neutral")
     t = np.arange(0, 30, 1 / 24)
