@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from adapters.face_motion import ARKIT
 from pipelines.face_mesh import Face
 from pipelines.portrait_basis import LOWER_LIP, UPPER_LIP, basis, eye_axes
 
@@ -96,8 +97,6 @@ class Fields:
         pixels = moves[..., :1] * frame.across - moves[..., 1:] * frame.down
         pixels = np.concatenate([pixels * frame.unit, extra])
         # gaze and lids have their own renderer: here they would drag the skin along
-        from adapters.face_motion import ARKIT
-
         for k, name in enumerate(ARKIT):
             if name.startswith(("eyeBlink", "eyeLook", "eyeWide")):
                 pixels[k] = 0

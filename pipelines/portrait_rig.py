@@ -19,14 +19,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional
 
-from adapters.face_motion import ARKIT, CHANNELS, Motion
+from adapters.face_motion import ARKIT, Motion
 from pipelines import portrait_source
 from pipelines.face_mesh import Face
+from pipelines.portrait_basis import basis
 from pipelines.portrait_eyes import EYES, Eye, Lids, make_eye, render_eye
 from pipelines.portrait_field import (
     GRID,
     OVAL,
     Fields,
+    Frame,
     cell_centres,
     frame_of,
     inverse,
@@ -74,12 +76,13 @@ class Rig:
         self.neutralise = neutralise
         self.photo = np.asarray(image.convert("RGB"))
         self._lay_out(face, size)
-        frame = self.frame
+        frame = self.square
         smile = -portrait_source.smile_of(frame)
         self.own_smile = -smile
         moves = _pixels_of(frame, ("mouthSmileLeft", "mouthSmileRight"))
         extra = np.stack([smile * moves, portrait_source.closing(frame)])
         self.fields = Fields(frame, extra, self.device)
+        self.lip_lift = self._lip_lift(extra)
         picture = self.crop
         flat = _is_flat(picture, frame.points)
         self.eyes = {s: make_eye(frame, picture, s, self.device, flat=flat) for s in EYES}
@@ -94,7 +97,7 @@ class Rig:
 
     # --- frames
 
-    def frame_at(self, curves: np.ndarray, pose: np.ndarray | None = None) -> np.ndarray:
+    def frame(self, curves: np.ndarray, pose: np.ndarray | None = None) -> np.ndarray:
         """One frame, (H, W, 3) uint8: curves (52,) 0..1, pose (3,) degrees yaw, pitch, roll."""
         turn = np.zeros(3) if pose is None else np.asarray(pose)
         return next(self.frames(Motion(np.asarray(curves)[None], turn[None])))
@@ -136,8 +139,8 @@ class Rig:
 
     def _lay_out(self, face: Face, size: int) -> None:
         """The crop, edge pixels repeated where it leaves the photo."""
-        self.frame = frame_of(face, size)
-        frame, (height, width) = self.frame, self.photo.shape[:2]
+        self.square = frame_of(face, size)
+        frame, (height, width) = self.square, self.photo.shape[:2]
         right, bottom = frame.left + frame.side, frame.top + frame.side
         self.box = (max(frame.left, 0), max(frame.top, 0), min(right, width), min(bottom, height))
         rows = np.clip(np.arange(frame.top, bottom), 0, height - 1)
@@ -154,7 +157,7 @@ class Rig:
         self, picture: np.ndarray, glasses: np.ndarray | None, upper: np.ndarray, lower: np.ndarray
     ) -> None:
         """Textures: the face (3 channels); the jaw with both layers' shares (5), its window."""
-        frame, mouth = self.frame, self.mouth
+        frame, mouth = self.square, self.mouth
         y, x = np.mgrid[0 : frame.size, 0 : frame.size] + 0.5
         u = (x - mouth.origin[0]) * mouth.across[0] + (y - mouth.origin[1]) * mouth.across[1]
         # beside the mouth both fields agree: there the upper one takes over
@@ -183,7 +186,7 @@ class Rig:
 
     @torch.inference_mode()
     def _crops(self, curves: torch.Tensor, turn: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        size = self.frame.size
+        size = self.square.size
         weights = torch.cat([self._tempered(curves), own], 1)
         back = inverse(self.fields(weights, turn).flatten(0, 1), size)
         upper, lower = back.unflatten(0, (2, len(curves)))
@@ -254,7 +257,7 @@ class Rig:
 
     def _spectacles(self, out: torch.Tensor, turn: torch.Tensor) -> None:
         """Lay the frame of the glasses over `out`: it rides on the nose and turns with the head."""
-        frame = self.frame
+        frame = self.square
         nose = frame.points[6].astype(np.float64)
         carried = self.fields.carried(turn, nose, float(frame.depth[6]))
         reach = 1.5 * frame.unit
@@ -269,7 +272,7 @@ class Rig:
         strength = (curves @ self.fold_weights).clamp(0, 1.2)
         if not bool((strength > 0).any()):
             return
-        size = self.frame.size
+        size = self.square.size
         shade = (strength @ self.folds).view(-1, 1, SHADE_GRID, SHADE_GRID)
         place = functional.interpolate(upper, size=(SHADE_GRID,) * 2, mode="bilinear")
         shade = sampled(shade, place.permute(0, 2, 3, 1)).clamp_(-0.5, 0.3)
@@ -286,7 +289,7 @@ class Rig:
         turn: torch.Tensor, weights: torch.Tensor,
     ) -> None:  # fmt: skip
         """Lay the jaw and the inside of the mouth over `out`."""
-        mouth, frame = self.mouth, self.frame
+        mouth, frame = self.mouth, self.square
         carried = self.fields.carried(turn, mouth.origin, mouth.depth)
         reach = 1.35 * mouth.half + 0.75 * frame.unit
         rows, columns = self._window(mouth.origin, carried, reach, 0.65 * frame.unit, frame.size)
@@ -316,7 +319,7 @@ class Rig:
 
     def _to_pixels(self, place: torch.Tensor) -> torch.Tensor:
         """Places -1..1 as pixels of the crop."""
-        return (place + 1) * (self.frame.size / 2)
+        return (place + 1) * (self.square.size / 2)
 
     def _inside(
         self, here: torch.Tensor, carried: torch.Tensor, curves: torch.Tensor, turn: torch.Tensor,
@@ -332,7 +335,7 @@ class Rig:
         aside = (curves[:, _AT["jawLeft"]] - curves[:, _AT["jawRight"]]) * _JAW_SIDE
         skull = torch.stack([x, y], 1)
         jaw = torch.stack([x - aside[:, None, None], y - drop[:, None, None]], 1)
-        lift = (weights @ self._lip_lift()).unsqueeze(-1).unsqueeze(-1)  # (B, 2, 1, 1)
+        lift = (weights @ self.lip_lift).unsqueeze(-1).unsqueeze(-1)  # (B, 2, 1, 1)
         bow = (x / (mouth.half / mouth.unit)).square().clamp(max=1)
         seam = float(mouth.seams[0][20]) / mouth.unit - mouth.middle
         ends = float(mouth.seams[0][0]) / mouth.unit - mouth.middle
@@ -350,21 +353,15 @@ class Rig:
         active = (weights[:, -1] + curves.sum(1) * 5).clamp(0, 1)[:, None, None, None]
         return torch.lerp(still, painted, active)
 
-    def _lip_lift(self) -> torch.Tensor:
-        """(52 + 2, 2) eye distances DOWN that each weight moves the upper lip's middle and ends."""
-        if not hasattr(self, "_lift"):
-            every = np.concatenate(
-                [_pixels_of(self.frame, (name,))[None] for name in ARKIT]
-                + [np.zeros((2, 478, 2)) if self.fields.count == CHANNELS else self._extra()]
-            )
-            down = every @ self.frame.down / self.frame.unit
-            lift = np.stack([down[:, 13], (down[:, 78] + down[:, 308]) / 2], 1)
-            self._lift = torch.tensor(lift, dtype=torch.float32, device=self.device)
-        return self._lift
+    def _lip_lift(self, extra: np.ndarray) -> torch.Tensor:
+        """(52 + N, 2) eye distances DOWN that each weight moves the upper lip's middle and ends.
 
-    def _extra(self) -> np.ndarray:
-        moves = _pixels_of(self.frame, ("mouthSmileLeft", "mouthSmileRight"))
-        return np.stack([-self.own_smile * moves, portrait_source.closing(self.frame)])
+        extra: (N, 478, 2) pixels of this face's own channels.
+        """
+        own = np.stack([_pixels_of(self.square, (name,)) for name in ARKIT])
+        down = np.concatenate([own, extra]) @ self.square.down / self.square.unit
+        lift = np.stack([down[:, 13], (down[:, 78] + down[:, 308]) / 2], 1)
+        return torch.tensor(lift, dtype=torch.float32, device=self.device)
 
     def _rigid(
         self, here: torch.Tensor, carried: torch.Tensor, turn: torch.Tensor, centre: np.ndarray
@@ -382,14 +379,14 @@ class Rig:
     ) -> tuple[slice, slice]:
         """Rows and columns that hold a part in every frame of the batch, a turn included."""
         low, high = (f(carried, 0).values.cpu().numpy() for f in (torch.min, torch.max))
-        size = self.frame.size
+        size = self.square.size
         x0, x1 = int(centre[0] + low[0] - wide), int(centre[0] + high[0] + wide) + 1
         y0, y1 = int(centre[1] + low[1] - above), int(centre[1] + high[1] + below) + 1
         return slice(max(y0, 0), min(y1, size)), slice(max(x0, 0), min(x1, size))
 
     def _pasted(self, crop: np.ndarray) -> np.ndarray:
         """The photo with the crop (side, side, 3) uint8 back in its place."""
-        left, top = self.frame.left, self.frame.top
+        left, top = self.square.left, self.square.top
         out = self.photo.copy()
         x0, y0, x1, y1 = self.box
         out[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
@@ -398,7 +395,7 @@ class Rig:
     @torch.inference_mode()
     def _full_size(self, crops: torch.Tensor) -> torch.Tensor:
         """Crops smaller than their place: enlarged where they moved, the photo elsewhere."""
-        frame = self.frame
+        frame = self.square
         if frame.size == frame.side:
             return crops
         change = (crops - self.rest).abs().amax(1, keepdim=True)
@@ -421,13 +418,11 @@ def sampled_at(picture: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _pixels_of(frame: object, names: tuple[str, ...]) -> np.ndarray:
+def _pixels_of(frame: Frame, names: tuple[str, ...]) -> np.ndarray:
     """(478, 2) pixels that these channels at 1 move the points by."""
-    from pipelines.portrait_basis import basis
-
     moves = basis()[[_AT[name] for name in names], :, :2].sum(0)
-    pixels = moves[:, :1] * frame.across - moves[:, 1:] * frame.down  # type: ignore[attr-defined]
-    return np.asarray(pixels * frame.unit)  # type: ignore[attr-defined]
+    pixels = moves[:, :1] * frame.across - moves[:, 1:] * frame.down
+    return np.asarray(pixels * frame.unit)
 
 
 def _is_flat(picture: np.ndarray, points: np.ndarray) -> bool:

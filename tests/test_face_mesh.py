@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,3 +109,31 @@ def test_the_template_is_symmetric() -> None:
     opposite = mirror()
     assert (opposite[opposite] == np.arange(POINTS)).all()
     assert np.abs(template()[opposite] * (-1, 1, 1) - template()).max() < 0.0025
+
+
+def test_without_mediapipe_the_error_says_how_to_install_it() -> None:
+    code = (
+        "import sys; sys.modules['mediapipe'] = None\n"
+        "from PIL import Image\n"
+        "from pipelines.face_mesh import detect\n"
+        "try:\n"
+        "    detect(Image.new('RGB', (99, 99)))\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "pip install -c constraints.txt -e .[portrait]" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_networks_start_without_a_word_on_stderr() -> None:
+    code = (
+        "from pipelines.face_mesh import FaceError, detect\n"
+        "from PIL import Image\n"
+        "try:\n"
+        "    detect(Image.new('RGB', (99, 99)))\n"
+        "except FaceError:\n"
+        "    pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

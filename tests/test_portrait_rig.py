@@ -45,7 +45,7 @@ def curves(**values: float) -> np.ndarray:
 
 def moved(name: str, pose: tuple[float, float, float] = (0, 0, 0), **values: float) -> Face:
     """The mesh measured again on a frame."""
-    frame = rig_of(name).frame_at(curves(**values), np.array(pose))
+    frame = rig_of(name).frame(curves(**values), np.array(pose))
     found = measure(frame, face_of(name))
     assert found is not None, "the face is no longer found"
     return found
@@ -57,7 +57,7 @@ def gap(face: Face, above: int, below: int) -> float:
 
 @pytest.mark.parametrize("name", ["astronaut", "cartoon", "closed", "glasses", "smile"])
 def test_a_face_at_rest_is_the_photo(name: str) -> None:
-    frame = rig_of(name).frame_at(np.zeros(len(ARKIT)))
+    frame = rig_of(name).frame(np.zeros(len(ARKIT)))
     assert frame.dtype == np.uint8
     assert np.abs(frame.astype(int) - np.asarray(photo(name)).astype(int)).max() <= 2
 
@@ -66,7 +66,7 @@ def test_a_face_at_rest_is_the_photo(name: str) -> None:
 def test_nothing_moves_outside_the_box(name: str) -> None:
     rig = rig_of(name)
     rng = np.random.default_rng(3)
-    frame = rig.frame_at(rng.uniform(0, 1, len(ARKIT)), np.array([12.0, -9.0, 11.0]))
+    frame = rig.frame(rng.uniform(0, 1, len(ARKIT)), np.array([12.0, -9.0, 11.0]))
     left, top, right, bottom = rig.box
     outside = np.ones(frame.shape[:2], bool)
     outside[top:bottom, left:right] = False
@@ -80,7 +80,7 @@ def test_every_channel_but_the_tongue_is_seen() -> None:
     full = np.maximum(base, np.eye(len(ARKIT), dtype=np.float32))
     rig = rig_of("closed")
     for channel, before, after in zip(ARKIT, base, full, strict=True):
-        a, b = (rig.frame_at(values).astype(int) for values in (before, after))
+        a, b = (rig.frame(values).astype(int) for values in (before, after))
         seen = (np.abs(a - b).max(2) > 12).sum()
         assert seen == 0 if channel == "tongueOut" else seen > 8, channel
 
@@ -101,7 +101,7 @@ def test_mouths_open_lids_close_brows_rise() -> None:
 def test_a_blink_covers_the_iris_and_leaves_no_slit() -> None:
     for name in ("closed", "old", "astronaut"):
         face, rig = face_of(name), rig_of(name)
-        frame = rig.frame_at(curves(eyeBlink=1))
+        frame = rig.frame(curves(eyeBlink=1))
         for iris in (468, 473):
             x, y = face.points[iris].astype(int)
             reach = max(int(0.05 * face.eye_distance), 2)
@@ -123,7 +123,7 @@ def test_a_smile_gives_way_to_anger_but_stays_at_rest() -> None:
     for name in ("smile", "astronaut"):
         rest = smiling(face_of(name))
         frames = [
-            Rig(photo(name), face_of(name), size=256, neutralise=share).frame_at(anger)
+            Rig(photo(name), face_of(name), size=256, neutralise=share).frame(anger)
             for share in (0, 1)
         ]
         kept, gone = (measure(frame, face_of(name)) for frame in frames)
@@ -150,7 +150,7 @@ def test_glasses_stay_when_the_brows_move() -> None:
     assert rig.glasses is not None
     assert all(rig_of(name).glasses is None for name in ("closed", "old", "smile"))
     still = np.asarray(photo("glasses"))
-    frame = rig.frame_at(curves(browDown=1, noseSneer=1))
+    frame = rig.frame(curves(browDown=1, noseSneer=1))
     x, y = face_of("glasses").points[6].astype(int)
     low = slice(y + 8, y + 60)  # the lower rims, clear of brows
     dark = (still[low].max(2) < 60) & (np.abs(np.arange(640) - x) < 110)
@@ -185,25 +185,25 @@ def test_small_large_and_cut_photos() -> None:
     for image in (base.resize((128, 128)), base.crop((150, 20, 330, 300)), base.convert("CMYK")):
         face = detect(image)[0]
         rig = Rig(image, face)
-        frame = rig.frame_at(curves(jawOpen=0.7, eyeBlink=1), np.array([8.0, 4.0, -8.0]))
+        frame = rig.frame(curves(jawOpen=0.7, eyeBlink=1), np.array([8.0, 4.0, -8.0]))
         assert frame.shape == (image.height, image.width, 3)
-        rest = rig.frame_at(curves())
+        rest = rig.frame(curves())
         assert np.abs(rest.astype(int) - np.asarray(image.convert("RGB")).astype(int)).max() <= 2
 
 
 def test_faces_larger_than_the_size_stay_the_photo_at_rest_and_move() -> None:
     image = photo("closed").resize((1000, 1000), Image.Resampling.BICUBIC)
     rig = Rig(image, detect(image)[0], size=192)
-    rest = rig.frame_at(curves()).astype(int)
+    rest = rig.frame(curves()).astype(int)
     assert np.abs(rest - np.asarray(image).astype(int)).max() <= 2
-    assert np.abs(rig.frame_at(curves(jawOpen=1)).astype(int) - rest).max() > 60
+    assert np.abs(rig.frame(curves(jawOpen=1)).astype(int) - rest).max() > 60
 
 
 def test_enlarging_leaves_no_rim_where_the_head_was() -> None:
     """Found on a contact sheet: the faint outline of the hair stayed in the background."""
     pose, image, face = np.array([9.0, 4.0, 7.0]), photo("dark"), face_of("dark")
     small, whole = (
-        Rig(image, face, size=size).frame_at(curves(), pose).astype(int) for size in (384, 1024)
+        Rig(image, face, size=size).frame(curves(), pose).astype(int) for size in (384, 1024)
     )
     wall = np.abs(small - whole).max(2)[100:300, 130:190]  # left of the head after the turn
     assert np.quantile(wall, 0.999) < 8

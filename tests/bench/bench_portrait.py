@@ -2,7 +2,7 @@
 
 One drawn face at 512 px, every layer busy (speech, anger, blinks, a turning head). The best of
 five runs, on 1 and on 2 threads, as processor time and as time on the wall: on a machine that does
-other things only the first tells something.
+other things only the first tells something. Set-up is processor time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
             waited.append((time.perf_counter() - wall) / FRAMES * 1000)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sys.stdout.write(
-            f"{device}, {threads} threads, {rig.frame.size} px: set-up {ready:.2f} s of processor, "
+            f"{device}, {threads} threads, {rig.square.size} px: set-up {ready:.2f} s, "
             f"{min(spent):.1f} ms of processor and {min(waited):.1f} ms a frame, {peak:.0f} MB\n"
         )
 
