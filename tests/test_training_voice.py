@@ -51,7 +51,7 @@ from training.voice_data import (
     save_clips,
     save_pairs,
 )
-from training.voice_lora import LoraSettings, StyleError, train_lora
+from training.voice_lora import LoraSettings, StyleError, split, train_lora
 from training.voice_report import dose
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "voice"
@@ -373,6 +373,17 @@ def test_a_style_is_learned_from_a_folder_of_takes(small: tuple, tmp_path: Path)
     assert np.array_equal(drawn(), plain)
     with pytest.raises(StyleError, match="finished adapter"):
         train_lora(folder, backbone=tmp_path / "model", out=tmp_path / "style")
+
+
+def test_sentences_without_a_neutral_take_are_never_held_out(small: tuple) -> None:
+    row = next(row for row in small[2] if row.kind == "to")
+    whole = [replace(row, cell=("me", f"line{k}")) for k in range(5)]
+    rest = [replace(row, kind="between", cell=("me", f"other{k}")) for k in range(9)]
+    train, decide, tell = split([*whole, *rest])
+    assert (len(train), len(decide), len(tell)) == (12, 1, 1)
+    assert {r.kind for r in decide + tell} == {"to"}
+    with pytest.raises(StyleError, match="3 sentences have a neutral"):
+        split([*whole[:3], *rest])
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_intervals_are_over_recordings() -> None:
 
 def test_cues_that_are_hardly_asked_for_are_not_held_against_an_emotion() -> None:
     assert asked_signs("anger")["pitch_mean"] == 1
-    assert asked_signs("sadness")["syllable_rate"] == -1
+    assert asked_signs("sadness")["rate"] == -1
     assert "pitch_sd" not in asked_signs("fear")
 
 
@@ -62,7 +62,7 @@ def noted(clip: str, emotion: str, level: float, seed: int = 0, **more: Any) -> 
     signs = asked_signs(emotion) if emotion != "neutral" else {}
     cues = {
         name: level * signs.get(name, 0.0)
-        for name in ("pitch_mean", "pitch_sd", "syllable_rate", "alpha_ratio", "level",
+        for name in ("pitch_mean", "pitch_sd", "alpha_ratio", "level",
                      "level_sd", "breath", "hnr")
     }  # fmt: skip
     return {
@@ -71,7 +71,8 @@ def noted(clip: str, emotion: str, level: float, seed: int = 0, **more: Any) -> 
         "clicks_before": 0.0, "similarity": 1.0 if level == 0 else 0.5, "similarity_others": 0.3,
         "critic": heard, "reader": heard, "critic_alone": heard, "reader_alone": heard,
         "critic_intensities": [level] * 12, "reader_intensities": [level] * 12,
-        "scores": [float(seed)] * 12, "peak": 0.9, "content": 0.5, "seconds": 2.0,
+        "scores": [float(seed)] * 12, "peak": 0.9, "content": 0.5,
+        "seconds": 2.0 * float(np.exp(-level * signs.get("rate", 0.0))),
         "level_db": level, "asked_db": level,
     } | more  # fmt: skip
 
@@ -90,7 +91,10 @@ def test_cues_that_follow_are_one_and_those_that_turn_are_not() -> None:
     found = cue_figures(course())
     assert found["all"] == (1.0, 1.0, 1.0)
     assert found["clips"] == 3
-    turned = [{**r, "cues": {k: -v for k, v in r["cues"].items()}} for r in course()]
+    turned = [
+        {**r, "cues": {k: -v for k, v in r["cues"].items()}, "seconds": 1 / r["seconds"]}
+        for r in course()
+    ]
     assert cue_figures(turned)["emotions"]["anger"][0] == -1
 
 

@@ -24,14 +24,17 @@ DRAWS = 1000
 HELD: Mapping[str, float] = {
     "pitch_mean": 0.3,
     "pitch_sd": 0.15,
-    "syllable_rate": 0.1,
+    "rate": 0.1,
     "alpha_ratio": 0.5,
     "level": 0.5,
     "level_sd": 0.5,
     "breath": 0.5,
 }
 """Cues that conversions are held to, and how much of one an emotion must ask for at intensity 1:
-semitones, semitones, syllables a second, dB."""
+semitones, syllables a second, dB. The rate is told by the time a take lasts: a count of syllables
+is a whole number that hardly moves in two seconds."""
+MAIN = ("pitch_mean", "pitch_sd", "rate", "alpha_ratio", "level")
+"""The cues of the protocol: pitch, its range, rate, tilt, level."""
 ACTED = CLASSES[1:]
 JUDGES = ("reader", "reader_alone", "critic", "critic_alone")
 
@@ -64,6 +67,7 @@ def asked_signs(emotion: str) -> dict[str, float]:
     unit = np.zeros(len(CORE))
     unit[CORE.index(emotion)] = 1.0
     sizes = expected(unit)
+    sizes["rate"] = sizes.get("syllable_rate", 0.0)
     return {
         cue: float(np.sign(sizes[cue]))
         for cue, least in HELD.items()
@@ -83,15 +87,16 @@ def cue_figures(rows: Sequence[Row]) -> dict[str, Any]:
             steps = [start, *of(rows, way="model", emotion=name, clip=clip, seed=0)]
             levels = [step["level"] for step in steps]
             for cue, sign in signs.items():
-                values = [step["cues"][cue] for step in steps]
-                if any(value is None for value in values):
+                values = [cue_of(step, cue) for step in steps]
+                if not np.isfinite(values).all():
                     continue
                 rho = (spearman(levels, values) * sign, clip)
                 by_cue.setdefault(cue, []).append(rho)
-                by_emotion.setdefault(name, []).append(rho)
+                if cue in MAIN:
+                    by_emotion.setdefault(name, []).append(rho)
                 moved = float((values[-1] - values[0]) * sign > 0)
                 ends.setdefault(cue, []).append((moved, clip))
-    everything = [one for found in by_cue.values() for one in found]
+    everything = [one for cue in MAIN for one in by_cue.get(cue, [])]
     return {
         "all": _grouped(everything),
         "cues": {cue: _grouped(found) for cue, found in by_cue.items()},
@@ -100,6 +105,14 @@ def cue_figures(rows: Sequence[Row]) -> dict[str, Any]:
         "n": len(everything),
         "clips": len(zero),
     }
+
+
+def cue_of(row: Row, cue: str) -> float:
+    """A cue of a noted take; nan where it could not be told."""
+    if cue == "rate":
+        return -float(np.log(row["seconds"]))
+    value = row["cues"][cue]
+    return float("nan") if value is None else float(value)
 
 
 def real_signs(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -114,8 +127,10 @@ def real_signs(rows: Sequence[Row]) -> dict[str, Figure]:
         for cue, sign in asked_signs(row["emotion"]).items():
             if cue == "level":  # recording levels were adjusted
                 continue
-            base = [one["cues"][cue] for one in calm[row["person"]]]
-            right = (row["cues"][cue] - np.mean(base)) * sign > 0
+            if cue == "rate":  # other sentences last otherwise
+                continue
+            base = [cue_of(one, cue) for one in calm[row["person"]]]
+            right = (cue_of(row, cue) - np.mean(base)) * sign > 0
             found.setdefault(cue, []).append((float(right), row["clip"]))
     return {cue: _grouped(values) for cue, values in found.items()}
 
@@ -386,7 +401,7 @@ read as neutral in {_f(found["neutral"]["intensity 0"]["reader"])}, real neutral
 ## What is heard
 
 Spearman of intensity (0 to 1 in six steps) with each expected cue of the rendered sound, signed:
-{_f(cues["all"])} over {cues["n"]} courses;
+{_f(cues["all"])} over {cues["n"]} courses of pitch, range, rate, tilt and level;
 {", ".join(f"{n} {_f(v)}" for n, v in cues["emotions"].items())}.
 
 {cue_table}

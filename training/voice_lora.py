@@ -117,11 +117,14 @@ def read_folder(
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
     """Rows to train on, to decide on and to report on: sentences apart, by a hash of their names.
 
+    Sentences without a neutral take are trained on: they tell how emotions differ.
+
     Raises:
-        StyleError: under four sentences.
+        StyleError: under four sentences with a neutral and an emotional take.
     """
     cells = sorted(
-        {row.cell for row in rows}, key=lambda c: hashlib.sha256(repr(c).encode()).digest()
+        {row.cell for row in rows if row.kind == "to"},
+        key=lambda c: hashlib.sha256(repr(c).encode()).digest(),
     )
     if len(cells) < EVERY_FOURTH:
         msg = (
