@@ -249,8 +249,8 @@ def _muscles(
     _names(draw, box, name, [(line.name, line.colour, line.dash) for line in lines])
     for line in sorted(lines, key=lambda one: not one.filled):
         values = np.mean([motion.channel(channel) for channel in line.channels], axis=0)
-        x, y = _points(values, motion, (left + 1, right - 1), peaks=line.peaks)
-        path = list(zip(x.tolist(), (middle - line.way * half * y).tolist(), strict=True))
+        x, shown = _points(values, motion, (left + 1, right - 1), peaks=line.peaks)
+        path = list(zip(x.tolist(), (middle - line.way * half * shown).tolist(), strict=True))
         if line.filled:
             area = [(path[0][0], middle), *path, (path[-1][0], middle)]
             draw.polygon([placed(place) for place in area], fill=mixed(line.colour, "#ffffff", 0.5))
@@ -270,8 +270,8 @@ def _head(draw: ImageDraw.ImageDraw, box: Box, motion: Motion) -> None:
         at = (right - 8, middle - sign * (half - 6))
         write(draw, at, f"{sign * most:+g}°", 12, SOFT, "rm")
     for name, _, colour, dash in HEAD:
-        x, y = _points(motion.channel(name), motion, (left + 1, right - 1))
-        path = list(zip(x.tolist(), (middle - half * y / most).tolist(), strict=True))
+        x, turned = _points(motion.channel(name), motion, (left + 1, right - 1))
+        path = list(zip(x.tolist(), (middle - half * turned / most).tolist(), strict=True))
         draw_path(draw, path, colour, 2.2, dash=dash)
 
 
