@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters.voice_analysis import QUIETEST, RATE, Analysis, analyse, at_rate
+from adapters.voice_analysis import RATE, Analysis, analyse, at_rate
 from adapters.voice_edit import LIMITS, VoiceEdit
 from pipelines.voice import LOCKS, Job
+from pipelines.voice_follow import ROUNDS, Goal, followed, goal_of, level_of
 from pipelines.voice_long import rendered
 from pipelines.voice_people import as_one, people_of
-from pipelines.voice_render import PEAK, limited, time_warp
+from pipelines.voice_render import time_warp
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -55,8 +56,10 @@ grains begin to rattle there."""
 OFFSET, OPPOSITE = 0.01, 0.8
 """Mean of the samples from which it is taken out, and negative correlation of two channels from
 which they are taken to be one voice, wired the wrong way round."""
-DRIFT = 0.5
-"""dB of level beside what was asked that is made up for."""
+MEASURED_SECONDS = 60.0
+"""Recordings up to here are rendered and measured until they are right, longer ones once more."""
+FAINT = 0.02
+"""Of valence, arousal and dominance that no emotion says: more, and no cue table knows it."""
 
 _WEARING = threading.RLock()  # a style is on the shared model while one voice is planned
 
@@ -151,7 +154,7 @@ def candidates_of(
         warp = np.array([0.0, source.seconds])
         return [Candidate(source.waveform, source.analysis, (warp, warp), "none", 0.0)]
     return [
-        _rendered(job, source, edit, wanted, engine, seed, report)
+        _rendered(job, source, pipe, edit, wanted, engine, seed, report)
         for engine in _engines(job, source, edit)
     ]
 
@@ -228,6 +231,7 @@ def _engines(job: Job, source: Source, edit: VoiceEdit) -> tuple[str, ...]:
 def _rendered(
     job: Job,
     source: Source,
+    pipe: Any,
     edit: VoiceEdit,
     wanted: float | None,
     engine: str,
@@ -235,41 +239,44 @@ def _rendered(
     report: Report,
 ) -> Candidate:
     before = 0.0
+    rounds = ROUNDS if source.seconds <= MEASURED_SECONDS else 1
 
     def on_piece(share: float) -> None:
         nonlocal before
-        report(Done("render", (share - before) * source.seconds * RENDER))
+        report(Done("render", max(0.0, share - before) * source.seconds * RENDER))
         before = share
 
-    waveform = rendered(
-        source.plain, source.sample_rate, source.analysis, edit,
-        seconds=wanted, protect=job.params.protect, engine=engine, seed=seed, on_piece=on_piece,
-    )  # fmt: skip
-    analysis = analyse(waveform, source.sample_rate, no_work(report))
-    report(Done("analyse", source.seconds * ANALYSE))
-    asked = asked_level(source.analysis, edit)
-    peak = max(PEAK, float(np.abs(source.waveform).max()))
-    for _ in range(3):
-        off = asked - (analysis.level - source.analysis.level)
-        if not source.people or not analysis.speech.any() or abs(off) < DRIFT:
-            break
-        # Peaks were held down, and all that is loud with them: once more, from further up.
-        waveform = limited(waveform * np.float32(10 ** (off / 20)), source.sample_rate, peak)
-        analysis = analyse(waveform, source.sample_rate, no_work(report))
+    def heard(edit: VoiceEdit) -> tuple[Singles, Analysis]:
+        nonlocal before
+        before = 0.0
+        waveform = rendered(
+            source.plain, source.sample_rate, source.analysis, edit,
+            seconds=wanted, protect=job.params.protect, engine=engine, seed=seed,
+            on_piece=on_piece,
+        )  # fmt: skip
+        found = waveform, analyse(waveform, source.sample_rate, no_work(report))
+        report(Done("analyse", source.seconds * ANALYSE))
+        return found
+
+    goal = _goal(job, source, pipe, wanted)
+    edit, waveform, analysis = followed(heard, source.analysis, edit, goal, rounds)
+    asked = level_of(source.analysis, edit)
     warp = time_warp(edit, source.seconds, wanted)
     if (source.signs < 0).any():
         waveform = waveform * source.signs
     return Candidate(waveform, analysis, warp, engine, asked)
 
 
-def asked_level(analysis: Analysis, edit: VoiceEdit) -> float:
-    """dB by which an edit moves the level of the speech as a whole."""
-    said = analysis.speech
-    if not said.any() or analysis.level <= QUIETEST:
-        return 0.0
-    weight = np.exp(edit.log_stretch[said].astype(np.float64))
-    power = 10 ** ((analysis.energy[said].astype(np.float64) + edit.energy_db[said]) / 10)
-    return float(10 * np.log10((weight * power).sum() / weight.sum()) - analysis.level)
+def _goal(job: Job, source: Source, pipe: Any, wanted: float | None) -> Goal:
+    """What the whole is asked to change by; nothing where other things than the twelve say it."""
+    emotion, params, times = job.request.emotion, job.params, source.analysis.times
+    track = params.strength * emotion.sample(times)
+    free = job.negative is None and not any(job.source or ()) and not params.lora
+    if not free or np.abs(emotion.residuals(times)).max() > FAINT:
+        track = np.zeros_like(track)
+    return goal_of(
+        track, pipe.directions.gain, job.gains, melody=source.people == 1, timed=wanted is None
+    )
 
 
 def _anew(job: Job, source: Source, pipe: Any, seed: int, report: Report) -> Candidate:

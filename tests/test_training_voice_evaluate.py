@@ -11,6 +11,7 @@ from adapters.emotion import CORE
 from adapters.voice_critic import load_voice_critic
 from adapters.voice_edit import VoiceEdit
 from adapters.voice_reading import CLASSES
+from pipelines.voice_follow import level_of
 from pipelines.voice_model import Sampling
 from tests.test_voice_critic import spoken
 from tests.test_voice_model import tiny
@@ -18,11 +19,10 @@ from training.voice_critic_data import Clip
 from training.voice_evaluate import (
     Panel,
     Take,
-    asked_level,
     by_person,
-    change,
     clicks,
     converted,
+    plain,
     row,
     words,
 )
@@ -166,17 +166,16 @@ def test_a_real_conversion_is_noted_with_both_readers(takes: list[Take]) -> None
     panel = Panel(load_voice_critic("critic-voice"), load_voice_critic("reader-voice"),
                   by_person(takes))  # fmt: skip
     pipe = tiny()
-    edit = change(pipe, takes[0], "anger", 1.0, 0, Sampling(steps=2))
-    made = converted(takes[0], edit, 0)
+    made, edit = converted(pipe, takes[0], "anger", 1.0, 0, Sampling(steps=2))
     found = row(panel, takes[0], made, edit, "anger", 1.0)
     for judge in ("reader", "reader_alone", "critic", "critic_alone"):
         assert sum(found[judge]) == pytest.approx(1)
     assert len(found["scores"]) == len(CORE)
     assert found["cues"]["pitch_mean"] > found["before"]["pitch_mean"] + 2
     assert found["level"] == pytest.approx(1.0)
-    still = converted(takes[0], VoiceEdit.identity(len(takes[0].analysis)), 0)
+    still = plain(takes[0])
     assert np.array_equal(still.sound, takes[0].sound)
-    assert asked_level(
+    assert level_of(
         takes[0].analysis, VoiceEdit.constant(len(takes[0].analysis), energy_db=3)
     ) == pytest.approx(3, abs=0.01)
     assert len(words(takes)["unrelated"]) == 1

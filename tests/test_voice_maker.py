@@ -9,8 +9,9 @@ from adapters.voice_analysis import RATE, analyse
 from adapters.voice_cues import cues
 from adapters.voice_edit import VoiceEdit
 from pipelines.voice import LOCKS, job_of
+from pipelines.voice_follow import level_of
 from pipelines.voice_long import cuts, fitted, rendered
-from pipelines.voice_maker import Source, asked_level, candidates_of, weighed
+from pipelines.voice_maker import Source, candidates_of, weighed
 from pipelines.voice_model import VoicePipeline
 from pipelines.voice_people import as_one, people_of
 from pipelines.voice_render import render, time_warp
@@ -64,9 +65,9 @@ def test_a_length_is_reached_within_the_limits() -> None:
 def test_an_asked_level_is_that_of_the_speech() -> None:
     analysis = analyse(0.5 * speech.sentence(), RATE)
     flat = VoiceEdit.constant(len(analysis), energy_db=3, log_stretch=0.3)
-    assert asked_level(analysis, flat) == pytest.approx(3, abs=1e-6)
+    assert level_of(analysis, flat) == pytest.approx(3, abs=1e-6)
     silent = analyse(np.zeros(8000, np.float32), RATE)
-    assert asked_level(silent, VoiceEdit.identity(len(silent))) == 0
+    assert level_of(silent, VoiceEdit.identity(len(silent))) == 0
 
 
 # Two people ------------------------------------------------------------------------------------

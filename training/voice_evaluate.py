@@ -44,6 +44,7 @@ from adapters.voice_edit import VoiceEdit
 from adapters.voice_features import Voice, hear
 from adapters.voice_reader import VoiceReader
 from adapters.voice_speaker import content_distance, shipped
+from pipelines.voice_follow import followed, goal_of, level_of
 from pipelines.voice_model import MEASURED, Sampling, VoicePipeline
 from pipelines.voice_render import PEAK, render
 from training.voice_critic_data import HELD_SPEAKERS, Clip, clips, load
@@ -120,17 +121,37 @@ def change(
     return pipe.edit(take.analysis, track, generator=generator, settings=settings)
 
 
-def converted(take: Take, edit: VoiceEdit, seed: int) -> Take:
-    """The rendered take, under the name of its source."""
-    return Take.of(take.clip, render(take.sound, RATE, take.analysis, edit, seed=seed))
+def edited(take: Take, edit: VoiceEdit) -> Take:
+    """The take of a given edit, under the name of its source."""
+    return Take.of(take.clip, render(take.sound, RATE, take.analysis, edit))
 
 
-def asked_level(analysis: Analysis, edit: VoiceEdit) -> float:
-    """dB by which an edit moves the level of the speech as a whole, stretch included."""
-    said = analysis.speech
-    weight = np.exp(edit.log_stretch[said].astype(np.float64))
-    power = 10 ** ((analysis.energy[said].astype(np.float64) + edit.energy_db[said]) / 10)
-    return float(10 * np.log10((weight * power).sum() / weight.sum()) - analysis.level)
+def plain(take: Take) -> Take:
+    """A take that went through the renderer without any change."""
+    return edited(take, VoiceEdit.identity(len(take.analysis)))
+
+
+def converted(
+    pipe: VoicePipeline,
+    take: Take,
+    emotion: str,
+    level: float,
+    seed: int,
+    settings: Sampling | None = None,
+) -> tuple[Take, VoiceEdit]:
+    """The rendered take, under the name of its source, and the edit that was rendered."""
+    settings = settings or Sampling()
+    edit = change(pipe, take, emotion, level, seed, settings)
+    track = np.zeros((len(take.analysis), len(CORE)))
+    track[:, CORE.index(emotion)] = level
+    goal = goal_of(track, pipe.directions.gain, dict.fromkeys(settings.locks, 0.0))
+
+    def rendered(edit: VoiceEdit) -> tuple[np.ndarray, Analysis]:
+        sound = render(take.sound, RATE, take.analysis, edit, seed=seed)
+        return sound, analyse(sound, RATE)
+
+    edit, sound, _ = followed(rendered, take.analysis, edit, goal)
+    return Take.of(take.clip, sound), edit
 
 
 def measure(source: Take, made: Take, edit: VoiceEdit | None) -> dict[str, Any]:
@@ -139,7 +160,7 @@ def measure(source: Take, made: Take, edit: VoiceEdit | None) -> dict[str, Any]:
     return {
         "cues": {name: _number(x) for name, x in cues(made.analysis).items()},
         "level_db": made.analysis.level - source.analysis.level,
-        "asked_db": 0.0 if edit is None else asked_level(source.analysis, edit),
+        "asked_db": 0.0 if edit is None else level_of(source.analysis, edit),
         "peak": float(np.abs(made.sound).max()),
         "clicks": clicks(made.sound) / max(len(made.sound) / RATE, 0.1),
         "similarity": speaker.similarity(source.analysis, made.analysis),
@@ -168,12 +189,12 @@ def clicks(sound: Rows) -> int:
 def ladder(panel: Panel, pipe: VoicePipeline, takes: Sequence[Take]) -> Iterator[dict[str, Any]]:
     """Six emotions at all intensities, at full intensity with more seeds; and intensity 0."""
     for take in takes:
-        yield row(panel, take, converted(take, VoiceEdit.identity(len(take.analysis)), 0), None)
+        yield row(panel, take, plain(take), None)
         for emotion in MEASURED:
             for level in LEVELS:
                 for seed in SEEDS if level == LEVELS[-1] else SEEDS[:1]:
-                    edit = change(pipe, take, emotion, level, seed, Sampling())
-                    yield row(panel, take, converted(take, edit, seed), edit, emotion, level, seed)
+                    made, edit = converted(pipe, take, emotion, level, seed)
+                    yield row(panel, take, made, edit, emotion, level, seed)
 
 
 def variants(panel: Panel, pipe: VoicePipeline, takes: Sequence[Take]) -> Iterator[dict[str, Any]]:
@@ -182,8 +203,8 @@ def variants(panel: Panel, pipe: VoicePipeline, takes: Sequence[Take]) -> Iterat
     for way, setting in settings.items():
         for take in takes:
             for emotion in MEASURED:
-                edit = change(pipe, take, emotion, 1.0, 0, setting)
-                yield row(panel, take, converted(take, edit, 0), edit, emotion, 1.0, 0, way)
+                made, edit = converted(pipe, take, emotion, 1.0, 0, setting)
+                yield row(panel, take, made, edit, emotion, 1.0, 0, way)
 
 
 def full_scale(
@@ -193,8 +214,8 @@ def full_scale(
     for take in takes:
         loud = Take.of(take.clip, take.sound / np.abs(take.sound).max() * np.float32(PEAK))
         for emotion in MEASURED:
-            edit = change(pipe, loud, emotion, 1.0, 0, Sampling())
-            yield row(panel, loud, converted(loud, edit, 0), edit, emotion, 1.0, 0, "full scale")
+            made, edit = converted(pipe, loud, emotion, 1.0, 0)
+            yield row(panel, loud, made, edit, emotion, 1.0, 0, "full scale")
 
 
 def real(panel: Panel, takes: Sequence[Take]) -> Iterator[dict[str, Any]]:
@@ -267,7 +288,7 @@ def pesq_of(takes: Sequence[Take]) -> dict[str, list[float]] | None:
     found: dict[str, list[float]] = {"intensity 0": [], "overlap-add in place": [], back: []}
     for take in takes:
         frames = len(take.analysis)
-        up = converted(take, VoiceEdit.constant(frames, semitones=4), 0)
+        up = edited(take, VoiceEdit.constant(frames, semitones=4))
         down = render(up.sound, RATE, up.analysis, VoiceEdit.constant(frames, semitones=-4))
         found[back].append(float(pesq(RATE, take.sound, down, "wb")))
         for name, edit in (
@@ -286,12 +307,12 @@ def speed(panel: Panel, pipe: VoicePipeline, takes: Sequence[Take]) -> dict[str,
     found: dict[str, Any] = {}
     for name, take in (("clip", short), ("ten seconds", Take.of(short.clip, joined))):
         length = len(take.sound) / RATE
-        edit = change(pipe, take, "anger", 1.0, 0, Sampling())
-        made = converted(take, edit, 0)
+        made, edit = converted(pipe, take, "anger", 1.0, 0)
         steps: dict[str, Callable[[], object]] = {
             "analysis": lambda take=take: analyse(take.sound, RATE),
             "sampling": lambda take=take: change(pipe, take, "anger", 1.0, 1, Sampling()),
             "rendering": lambda take=take, edit=edit: render(take.sound, RATE, take.analysis, edit),
+            "whole": lambda take=take: converted(pipe, take, "anger", 1.0, 1),
             "critic": lambda made=made: panel.critic.read([made.sound]),
             "reader": lambda made=made: panel.reader.read([made.sound]),
         }
@@ -387,10 +408,10 @@ def asked_once(
 ) -> Iterator[dict[str, Any]]:
     """Intensity 0, and each emotion at intensity 1, once."""
     for take in takes:
-        yield row(panel, take, converted(take, VoiceEdit.identity(len(take.analysis)), 0), None)
+        yield row(panel, take, plain(take), None)
         for emotion in MEASURED:
-            edit = change(pipe, take, emotion, 1.0, 0, Sampling())
-            yield row(panel, take, converted(take, edit, 0), edit, emotion, 1.0)
+            made, edit = converted(pipe, take, emotion, 1.0, 0)
+            yield row(panel, take, made, edit, emotion, 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
