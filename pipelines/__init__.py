@@ -135,13 +135,24 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("qwen-image", "image", "Qwen/Qwen-Image", "qwen-image", "Apache-2.0", 58),
         Backbone("music-tiny", "music", "models/music-tiny", "music", "Apache-2.0", 0.2),
         Backbone("voice-tiny", "voice", "models/voice-tiny", "voice", "Apache-2.0", 0.2),
+        Backbone("portrait-tiny", "portrait", "models/portrait-tiny", "portrait", "Apache-2.0", 1),
     )
 }
 
-DEFAULTS = {"image": "image-tiny", "music": "music-tiny", "voice": "voice-tiny"}
+DEFAULTS = {
+    "image": "image-tiny",
+    "music": "music-tiny",
+    "voice": "voice-tiny",
+    "portrait": "portrait-tiny",
+}
 """Modality -> the embedded backbone that is used when none is named."""
 DEFAULT = DEFAULTS["image"]
-MAKERS = {"image": "pipelines.image", "music": "pipelines.music", "voice": "pipelines.voice"}
+MAKERS = {
+    "image": "pipelines.image",
+    "music": "pipelines.music",
+    "voice": "pipelines.voice",
+    "portrait": "pipelines.portrait",
+}
 """Modality -> the module whose `generate` makes it."""
 
 
@@ -150,9 +161,10 @@ class Step:
     """Where the work stands.
 
     `index` of `total` steps of the whole call are done (denoising steps of pictures, bars of
-    music, hundredths of a second's work on a voice); `eta` seconds remain (None before the first
-    step); `stage` is "load", "analyse", "denoise", "compose", "render" or "read"; `notes` are new
-    one-line warnings for people; `preview` a small picture of the predicted result, if asked for.
+    music, hundredths of a second's work on a voice or a portrait); `eta` seconds remain (None
+    before the first step); `stage` is "load", "analyse", "denoise", "compose", "render" or "read";
+    `notes` are new one-line warnings for people; `preview` a small picture of the predicted
+    result, if asked for.
     """
 
     index: int

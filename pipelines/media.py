@@ -137,7 +137,7 @@ def encode_image(image: Image.Image, ext: str, metadata: Mapping[str, Any]) -> b
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
-    """Read what a file says about itself: a picture, a MIDI file or a sound; nothing is decoded.
+    """Read what a file says about itself: a picture, notes, a sound or a film; nothing is decoded.
 
     Returns what its encoder was given: those of `affect`, `parameters` and `digital_source` that
     are there, so nothing for a file from elsewhere. Hostile until checked.
@@ -147,7 +147,7 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     name = printable(path)
-    check_file(path, None, "pictures, sounds or MIDI files")
+    check_file(path, None, "pictures, sounds, films or MIDI files")
     try:
         with path.open("rb") as file:
             magic = file.read(16)
@@ -157,14 +157,16 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         msg = f"{name}: cannot be read ({error.strerror}); check the path"
         raise MediaError(msg) from error
-    from pipelines import media_midi, media_sound
+    from pipelines import media_midi, media_sound, media_video
 
     if media_midi.is_midi(magic):
         return media_midi.read_midi_metadata(path)
+    if media_video.is_mp4(magic):
+        return media_video.read_video_metadata(path)
     if media_sound.kind_of(magic) is not None:
         return media_sound.read_sound_metadata(path)
     msg = (
-        f"{name}: its content is no PNG, JPEG or WEBP, nor MIDI, WAV, FLAC or MP3, "
+        f"{name}: its content is no PNG, JPEG or WEBP, nor MIDI, WAV, FLAC, MP3 or MP4, "
         "whatever its name says; convert it"
     )
     raise MediaError(msg)

@@ -109,7 +109,7 @@ def plan(
         model: of `PortraitPipeline.load`.
         generator: of the CPU.
         fps: of the result.
-        lips: factor on what the words do, 0..2. expression: on what the emotion does, 0..1.5.
+        lips: factor on what the words do, 0..2. expression: on what the emotion does, 0..2.
         head: on movements of the head, 0..2. blink: on the rate of blinks, 0..3. gaze: how much the
             eyes wander, 0..3.
         muscles: (T, U) or (U,) contractions of `facs.units` instead of those of the track, for
@@ -270,7 +270,7 @@ def _check(seconds: float, **factors: float) -> None:
     if not 0 < seconds <= LONGEST:
         msg = f"seconds: more than 0 and at most {LONGEST:g} are allowed, received {seconds:g}"
         raise PortraitModelError(f"{msg}; cut it")
-    most = {"lips": 2.0, "expression": 1.5, "head": 2.0, "blink": 3.0, "gaze": 3.0}
+    most = {"lips": 2.0, "expression": 2.0, "head": 2.0, "blink": 3.0, "gaze": 3.0}
     for name, value in factors.items():
         if not 0 <= value <= most[name]:
             msg = f"{name}: allowed 0 to {most[name]:g}, received {value:g}; 1 is natural"
