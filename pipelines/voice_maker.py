@@ -26,7 +26,7 @@ from pipelines.voice import LOCKS, Job
 from pipelines.voice_follow import ROUNDS, Goal, followed, goal_of, level_of
 from pipelines.voice_long import rendered
 from pipelines.voice_people import as_one, people_of
-from pipelines.voice_render import time_warp
+from pipelines.voice_render import PEAK, limited, time_warp
 
 Singles = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -56,6 +56,8 @@ grains begin to rattle there."""
 OFFSET, OPPOSITE = 0.01, 0.8
 """Mean of the samples from which it is taken out, and negative correlation of two channels from
 which they are taken to be one voice, wired the wrong way round."""
+DRIFT = 0.5
+"""dB of level beside what was asked that is made up for."""
 MEASURED_SECONDS = 60.0
 """Recordings up to here are rendered and measured until they are right, longer ones once more."""
 FAINT = 0.02
@@ -261,6 +263,14 @@ def _rendered(
     goal = _goal(job, source, pipe, wanted)
     edit, waveform, analysis = followed(heard, source.analysis, edit, goal, rounds)
     asked = level_of(source.analysis, edit)
+    peak = max(PEAK, float(np.abs(source.waveform).max()))
+    for _ in range(3):
+        off = asked - (analysis.level - source.analysis.level)
+        if not source.people or not analysis.speech.any() or abs(off) < DRIFT:
+            break
+        # Peaks were held down, and all that is loud with them: once more, from further up.
+        waveform = limited(waveform * np.float32(10 ** (off / 20)), source.sample_rate, peak)
+        analysis = analyse(waveform, source.sample_rate, no_work(report))
     warp = time_warp(edit, source.seconds, wanted)
     if (source.signs < 0).any():
         waveform = waveform * source.signs

@@ -107,7 +107,7 @@ def test_offsets_and_opposite_channels_do_no_harm(model: VoicePipeline, tmp_path
     x = 0.4 * speech.sentence()
     plain = samples(one(model, tmp_path, audio=written(tmp_path / "plain.wav", x)))
     offset = one(model, tmp_path, audio=written(tmp_path / "offset.wav", x + 0.2))
-    assert np.corrcoef(samples(offset)[0], plain[0])[0, 1] > 0.99
+    assert np.corrcoef(samples(offset)[0], plain[0])[0, 1] > 0.95  # both are brought to the tilt
     assert abs(samples(offset).mean()) < 1e-3
     turned = one(model, tmp_path, audio=written(tmp_path / "turned.wav", np.stack([x, -x])))
     left, right = samples(turned)
