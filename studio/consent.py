@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,21 @@ from studio.console import note_once
 
 MAX_BYTES = 2**20  # of a consent document
 What = Literal["voice", "face"]
+PUBLISHED = {
+    "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5": "astronaut.png",
+}
+"""sha256 -> file of a real person whose picture is free for any use: Eileen Collins, photographed
+by NASA, public domain, as scikit-image ships it (skimage/data/astronaut.png)."""
+QUESTION = {
+    "voice": "is this your own voice, or has the person whose it is agreed to this?",
+    "face": "is this your own face, a drawing of nobody, or has the person agreed to this?",
+}
+STATED = {
+    "voice": "Asked whether the voice in this file is their own or its owner agreed to its use "
+    "here, the person at the terminal said yes.",
+    "face": "Asked whether the face in this file is their own, a drawing of nobody or its owner "
+    "agreed to its use here, the person at the terminal said yes.",
+}
 
 
 class ConsentError(ValueError):
@@ -38,7 +54,7 @@ def consent_for(
     """The document that goes into the request as `inputs["consent"]`, None when there is none.
 
     Args:
-        media: the recording or picture that somebody's voice or face may be in.
+        media: the recording, picture or film that somebody's voice or face may be in.
         given: `--consent FILE`: any document of up to 1 MB.
         out: the folder of the takes; a yes is recorded there as `consent-<sha8>.json`, where sha8
             begins the sha256 of `media`, and holds for this file from then on.
@@ -62,7 +78,7 @@ def consent_for(
     check_file(media, None, f"{what} files")
     with media.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if is_nobodys(media, digest):
+    if digest in PUBLISHED or is_nobodys(media, digest):
         return None
     record = out / f"consent-{digest[:8]}.json"
     if _holds(record, digest):
@@ -73,7 +89,7 @@ def consent_for(
     if required:
         msg = (
             f"consent: {name} may be a real person's {what}; give --consent FILE, a document that "
-            "says they agreed"
+            f"says they agreed{' or that it is drawn' if what == 'face' else ''}"
         )
         raise ConsentError(msg)
     note_once(
@@ -81,6 +97,32 @@ def consent_for(
         "(--consent FILE names the document)"
     )
     return None
+
+
+def consent_for_all(
+    people: Mapping[Path, tuple[What, bool]], given: Path | None, out: Path, *, ask: bool
+) -> Path | None:
+    """As `consent_for`, for several files of one request, whose yeses become one document.
+
+    people: file -> what of a person it is, and whether an answer is required.
+    """
+    found: list[Path] = []
+    for media, (what, required) in people.items():
+        document = consent_for(media, given, out, ask=ask, what=what, required=required)
+        if document is not None and document not in found:
+            found.append(document)
+    return _joined(found, out) if len(found) > 1 else found[0] if found else None
+
+
+def _joined(records: Sequence[Path], out: Path) -> Path:
+    """One document of several recorded yeses; the same ones give the same file."""
+    from pipelines.ledger import write_atomic
+
+    said = [json.loads(record.read_text(encoding="utf-8")) for record in records]
+    text = json.dumps({"agreed": True, "statements": said}, indent=1, ensure_ascii=False) + "\n"
+    path = out / f"consent-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+    write_atomic(path, text.encode())
+    return path
 
 
 def is_nobodys(media: Path, digest: str) -> bool:
@@ -102,7 +144,9 @@ def is_nobodys(media: Path, digest: str) -> bool:
         if read_metadata(media).get("digital_source") == TRAINED:
             return True
         request = take.request
-        given = {name: path for name, path in request.inputs.items() if name != "consent"}
+        # Curves are nobody's face: they say how far muscles contract.
+        beside = ("consent", "curves")
+        given = {name: path for name, path in request.inputs.items() if name not in beside}
         return bool(given) and all(
             is_nobodys(path, request.digests[name]) for name, path in given.items()
         )
@@ -122,10 +166,7 @@ def _asked(name: str, digest: str, record: Path, what: What) -> Path:
     from pipelines.ledger import write_atomic
 
     # Not typer's prompt: it sends a blank to stdout, which is for results.
-    sys.stderr.write(
-        f"affect: {name}: is this your own {what}, or has the person whose it is agreed to this? "
-        "[y/N] "
-    )
+    sys.stderr.write(f"affect: {name}: {QUESTION[what]} [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer:
@@ -135,8 +176,7 @@ def _asked(name: str, digest: str, record: Path, what: What) -> Path:
         raise ConsentError(msg)
     said = {
         "agreed": True,
-        "statement": f"Asked whether the {what} in this file is their own or its owner agreed to "
-        "its use here, the person at the terminal said yes.",
+        "statement": STATED[what],
         "file": name,
         "sha256": digest,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""`affect make image PROMPT`, `make music`, `make voice`: media with the emotion asked for.
+"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`: media with an emotion.
 
 Besides its own options each has one for every field of its modality's params. This file only
 collects what was typed; `studio.run` does the rest.
@@ -6,15 +6,16 @@ collects what was typed; `studio.run` does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines import DEFAULTS
-from studio.console import person_at_terminal
+from pipelines import DEFAULTS, MAKERS
+from studio.console import note, person_at_terminal
 from studio.options import with_params
 from studio.run import (
     PANELS,
@@ -28,7 +29,8 @@ from studio.run import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.take import Request
+    from pipelines.take import Request, Take
+    from studio.consent import What
 
 # The options that several verbs share, each described once.
 EmotionText = Annotated[
@@ -109,19 +111,48 @@ Text = Annotated[
 ]
 Consent = Annotated[
     Path | None,
-    typer.Option("--consent", help="Document that says the speaker agreed; its hash is kept."),
+    typer.Option("--consent", help="Document that says the person agreed; its hash is kept."),
+]
+
+Image = Annotated[
+    Path | None,
+    typer.Option("--image", "-i", help="Photo or drawing of a face: PNG, JPEG or WEBP."),
+]
+Say = Annotated[
+    Path | None, typer.Option("--audio", "-a", help="Recording that it says: WAV, FLAC or MP3.")
+]
+Drive = Annotated[
+    Path | None,
+    typer.Option("--drive", help="Film (MP4) of another face, whose expression is taken over."),
+]
+CurvesIn = Annotated[
+    Path | None,
+    typer.Option(
+        "--curves-in", help="Move by these curves (CSV of Live Link Face, or JSON) and no model."
+    ),
+]
+StillFormat = Annotated[
+    Literal["png", "jpg", "webp"] | None,
+    typer.Option("--format", help="File format of a still; png unless told.", show_default=False),
 ]
 
 DEFAULT_BACKBONE = DEFAULTS["image"]
 DEFAULT_COMPOSER = DEFAULTS["music"]
 DEFAULT_VOICE = DEFAULTS["voice"]
+DEFAULT_PORTRAIT = DEFAULTS["portrait"]
 
 
 def app() -> typer.Typer:
     """The verb `make`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Make media.")
     verb.callback()(lambda: None)
-    for modality, command in (("image", image), ("music", music), ("voice", voice)):
+    commands: dict[str, Callable[..., Any]] = {
+        "image": image,
+        "music": music,
+        "voice": voice,
+        "portrait": portrait,
+    }
+    for modality, command in commands.items():
         panels = (PANELS[modality],)
         verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
@@ -262,6 +293,100 @@ def voice(
     return 0 if len(takes) == len(requests) else 1
 
 
+def portrait(
+    *,
+    image: Image = None,
+    audio: Say = None,
+    drive: Drive = None,
+    curves_in: CurvesIn = None,
+    emotion: EmotionText = "neutral",
+    curves: Annotated[
+        Path | None,
+        typer.Option("--curves", help="Write the curves of the face here as well: .csv or .json."),
+    ] = None,
+    title: Title = "",
+    consent: Consent = None,
+    seed: Seed = None,
+    n: Count = 1,
+    best_of: BestOf = None,
+    backbone: Backbone = DEFAULT_PORTRAIT,
+    out: Out = Path("out"),
+    file_format: StillFormat = None,
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Let a face feel and speak: --image with --audio, or with an emotion alone.
+
+    An emotion may change: "0s neutral; 1s surprise .9"; `from-audio` takes that of the speech.
+    Prints the film (.mp4); its picture (.png) and its curves (.csv) lie beside it.
+    """
+    from studio.from_audio import emotion_of_speech, is_from_audio
+
+    quiet_libraries(offline=offline)
+    check_curves_out(curves, n)
+    over = bool(params.get("over"))
+    if is_from_audio(emotion):
+        felt = emotion_of_speech(audio, over=over)
+    else:
+        felt = read_emotion(emotion, over=over, reader=reader, modality="portrait")
+    requests = build_requests(
+        title,
+        [felt],
+        seed=fresh_seed() if seed is None else seed,
+        n=n,
+        backbone=backbone,
+        params=params,
+        inputs=portrait_inputs(image, audio, drive, curves_in),
+        modality="portrait",
+    )
+    ext = file_format or "auto"
+    requests = with_consent(requests, consent, out, offline=offline, search=best_of is not None)
+    options = Options(out, as_json, device, dtype, offline, ext)
+    takes = run(requests, options, best_of=best_of)
+    if curves is not None and takes:
+        write_curves(takes[0], curves)
+    return 0 if len(takes) == len(requests) else 1
+
+
+def portrait_inputs(
+    image: Path | None, audio: Path | None, drive: Path | None, curves: Path | None
+) -> dict[str, Path | None]:
+    """The files of a portrait's request by the names that `pipelines.portrait` knows."""
+    return {"image": image, "audio": audio, "drive": drive, "curves": curves}
+
+
+def check_curves_out(path: Path | None, n: int) -> None:
+    """Raise one line where curves cannot be written to this file, before anything is made."""
+    if path is None:
+        return
+    if path.suffix.lower() not in (".csv", ".json"):
+        msg = f"curves: are written as .csv or .json, received {path.name!r}; to move a face by "
+        raise ValueError(f"{msg}given curves use --curves-in")
+    if n > 1:
+        msg = f"curves: one file holds those of one take, {n} are made; each has its own .csv"
+        raise ValueError(f"{msg} beside it, so leave --curves out")
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        msg = f"curves: {path} cannot be written; name a file in a folder that is there"
+        raise ValueError(msg)
+
+
+def write_curves(take: Take, path: Path) -> None:
+    """Copy the curves beside a take to a file of the user's, as CSV or JSON by its suffix."""
+    from adapters.face_motion import read_csv, to_json
+    from pipelines.take import write_atomic
+
+    beside = take.path.with_suffix(".csv")
+    if path.suffix.lower() == ".csv":
+        write_atomic(path, beside.read_bytes())
+    else:
+        write_atomic(path, to_json(read_csv(beside)).encode())
+    note(f"curves: {path}")
+
+
 def with_consent(
     requests: Sequence[Request],
     given: Path | None,
@@ -270,26 +395,40 @@ def with_consent(
     offline: bool = False,
     search: bool = False,
 ) -> list[Request]:
-    """Requests for voices with what says that the speaker agreed, once all else has been checked.
+    """Requests with what says that whose voice or face it is agreed, once all else was checked.
 
-    They share one recording, or have none. Raises ValueError in one line, before anything is asked.
+    They share their inputs. Raises ValueError in one line, before anything is asked.
     """
     from pipelines.take import TakeError, prepare_out
-    from pipelines.voice import Recording, check_here, job_of
-    from studio.consent import consent_for
+    from studio.consent import consent_for_all
 
-    audio = requests[0].inputs.get("audio")
-    if audio is None and given is not None:
+    inputs, modality = requests[0].inputs, requests[0].modality
+    people = {inputs[name]: kind for name, kind in PEOPLE[modality].items() if name in inputs}
+    if modality == "voice" and not people and given is not None:
         msg = "consent: words have no owner; leave --consent out, or give a recording (--audio)"
         raise TakeError(msg)
-    known: dict[str, Recording] = {}
-    for request in requests:
-        check_here(job_of(request, search=search, known=known).row, offline=offline or None)
-    if audio is None:
+    _check_jobs(requests, offline=offline, search=search)
+    if not people:
         return list(requests)
     prepare_out(out)
-    document = consent_for(audio, given, out, ask=person_at_terminal())
+    document = consent_for_all(people, given, out, ask=person_at_terminal())
     if document is None:
         return list(requests)
-    named = {**requests[0].inputs, "consent": document.resolve()}
+    named = {**inputs, "consent": document.resolve()}
     return [replace(request, inputs=named, digests={}) for request in requests]
+
+
+PEOPLE: dict[str, dict[str, tuple[What, bool]]] = {
+    "voice": {"audio": ("voice", False)},
+    "portrait": {"image": ("face", True), "audio": ("voice", False), "drive": ("face", True)},
+}
+"""Modality -> inputs that may be of a real person: what of them, and whether a yes is required."""
+
+
+def _check_jobs(requests: Sequence[Request], *, offline: bool, search: bool) -> None:
+    """Check requests completely; each input file is looked at once."""
+    known: dict[Any, Any] = {}
+    maker = import_module(MAKERS[requests[0].modality])
+    for request in requests:
+        job = maker.job_of(request, search=search, known=known)
+        maker.check_here(job.row, offline=offline or None)

@@ -36,11 +36,22 @@ VOICE_NOTICE = NOTICE.replace("it may show real people", "it may be a real voice
     "The readers were made for converted and acted speech: what follows is how they hear the voice",
 )
 
+FACES = ("image", "audio", "drive")
+"""Inputs of a portrait that somebody's face or voice may be in."""
+
 CHANGED_NOTICE = (
     "notice: this file may be a real person's voice. Whoever publishes what is made of it must say "
     "that it was made artificially (EU AI Act, Art. 50(4)), and its emotion is read: whoever uses "
     "emotion recognition on people must tell them (Art. 50(3)). The readers say how they hear the "
     "voice, not what a person feels."
+)
+
+
+PORTRAIT_NOTICE = (
+    "notice: this file may be of a real person. Whoever publishes what is made of it must say that "
+    "it was made artificially (EU AI Act, Art. 50(4)), and the emotion of the result is read: "
+    "whoever uses emotion recognition on people must tell them (Art. 50(3)). The readers say how "
+    "they read a face, not what a person feels."
 )
 
 
@@ -68,6 +79,9 @@ def notices_for(requests: Iterable[Request]) -> list[str]:
             if request.modality == "voice":
                 nobodys = name != "audio" or is_nobodys(path, request.digests[name])
                 told[path] = "" if nobodys else CHANGED_NOTICE
+            elif request.modality == "portrait":
+                nobodys = name not in FACES or is_nobodys(path, request.digests[name])
+                told[path] = "" if nobodys else PORTRAIT_NOTICE
             else:
                 told[path] = "" if is_ours(path) else NOTICE
     return [text.replace("this file", path.name, 1) for path, text in told.items() if text]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipelines.take import Request, Take
 
 
-# What the bar says at each stage of `pipelines.Step`, and where a voice does something else.
+# What the bar says at each stage of `pipelines.Step`, and where others do something else.
 DOING = {
     "load": "loading",
     "analyse": "listening",
@@ -36,8 +36,11 @@ DOING = {
     "render": "playing",
     "read": "reading",
 }
-DOING_VOICE = {"denoise": "planning", "render": "changing the voice"}
-PANELS = {"image": "Picture", "music": "Music", "voice": "Voice"}
+DOING_OF = {
+    "voice": {"denoise": "planning", "render": "changing the voice"},
+    "portrait": {"analyse": "looking and listening", "denoise": "moving", "render": "drawing"},
+}
+PANELS = {"image": "Picture", "music": "Music", "voice": "Voice", "portrait": "Portrait"}
 """Modality -> title of its knobs in `--help`."""
 LIBRARIES = r"(torch|diffusers|transformers|peft|accelerate|huggingface_hub)(\.|$)"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -48,7 +51,7 @@ class Options:
     """What every making verb takes besides its request: where to write, run and print.
 
     ext is the format of the files: "png", "jpg" or "webp" of pictures, "mid" of music, "auto" of
-    voices, whose knob `format` says it.
+    voices, whose knob `format` says it, and of films.
     device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is.
     """
 
@@ -143,6 +146,10 @@ def params_of(modality: str) -> type[Any]:
         from pipelines.voice import VoiceParams
 
         return VoiceParams
+    if modality == "portrait":
+        from pipelines.portrait import PortraitParams
+
+        return PortraitParams
     from pipelines.image import ImageParams
 
     pictures: type[Any] = ImageParams
@@ -171,7 +178,7 @@ def run(
     quiet_libraries(offline=options.offline)
     name = what or requests[0].backbone
     takes: list[Take] = []
-    doings = DOING | (DOING_VOICE if requests[0].modality == "voice" else {})
+    doings = DOING | DOING_OF.get(requests[0].modality, {})
     with Meter(name) as meter:
         try:
             events = generate(
@@ -184,7 +191,7 @@ def run(
                 offline=options.offline or None,
                 ext=options.ext,
             )
-            if requests[0].modality in ("image", "voice"):
+            if requests[0].modality != "music":
                 no_bars()
             # The demo, which announces nothing, brings photos and a voice that are nobody's.
             if announce:
