@@ -19,7 +19,7 @@ from studio import make
 from studio.console import note, result
 from studio.grid import grid_requests, write_sheet
 from studio.run import Options, build_requests, read_emotion, run
-from studio.source import is_neutral_reading
+from studio.source import is_neutral_reading, is_picture_of_film
 
 if TYPE_CHECKING:
     from pipelines.take import Take
@@ -109,7 +109,7 @@ def page(
     if not folder.is_dir():
         msg = f"page: {folder} is no folder; give the --out folder of earlier takes"
         raise ValueError(msg)
-    endings = ("png", "jpg", "webp", "mid", "wav", "flac", "mp3")
+    endings = ("png", "jpg", "webp", "mid", "wav", "flac", "mp3", "mp4")
     files = [file for ending in endings for file in folder.rglob(f"*.{ending}")]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     # How long a take took is in the ledger only.
@@ -126,6 +126,8 @@ def page(
             continue  # the piano roll and the sound beside their piece
         if take.request.modality == "voice" and (file.suffix == ".png" or is_neutral_reading(file)):
             continue  # the picture and the neutral reading beside their voice
+        if is_picture_of_film(take):
+            continue
         takes.append(replace(take, seconds=seconds.get(take.sha256)))
     if not takes:
         msg = f"page: no takes of this studio in {folder}; make some with `affect make image`"

@@ -2,13 +2,14 @@
 
 Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
 written like any other output: marked as synthetic, with what it shows in its metadata. Of music it
-shows small piano rolls, of voices the pitch before and after, with a tick at what was asked and a
-bar for what each reader reads; the sound of every cell lies beside the sheet.
+shows small piano rolls, of voices the pitch before and after, of portraits the face where it shows
+most, with a tick at what was asked and a bar for what each reader reads; the takes themselves lie
+beside the sheet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,13 @@ def app() -> typer.Typer:
     """The verb `grid`, with one command a modality."""
     verb = typer.Typer(add_completion=False, no_args_is_help=True, help="Emotions by levels.")
     verb.callback()(lambda: None)
-    for modality, command in (("image", image), ("music", music), ("voice", voice)):
+    commands: dict[str, Callable[..., Any]] = {
+        "image": image,
+        "music": music,
+        "voice": voice,
+        "portrait": portrait,
+    }
+    for modality, command in commands.items():
         panels = (PANELS[modality],)
         verb.command(modality)(with_params(command, params_of(modality), panels=panels))
     return verb
@@ -158,6 +165,51 @@ def voice(
     return _finish(names, levels, requests, run(requests, options), options)
 
 
+def portrait(
+    *,
+    image: make.Image = None,
+    audio: make.Say = None,
+    drive: make.Drive = None,
+    curves_in: make.CurvesIn = None,
+    title: make.Title = "",
+    consent: make.Consent = None,
+    emotions: Emotions = "anger,disgust,fear,happiness,sadness,surprise,contempt",
+    levels: Levels = 5,
+    neutral: Neutral = True,
+    seed: make.Seed = None,
+    backbone: make.Backbone = make.DEFAULT_PORTRAIT,
+    out: make.Out = Path("out"),
+    file_format: make.StillFormat = None,
+    as_json: make.Json = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Give a face several emotions at several intensities, one still a cell.
+
+    With --audio, --drive or --seconds each cell is a film, shown where its expression is strongest.
+    """
+    quiet_libraries(offline=offline)
+    names = emotion_names(emotions)
+    moving = audio is not None or drive is not None or "seconds" in params
+    params.setdefault("still", not moving)
+    requests = grid_requests(
+        title,
+        names,
+        levels,
+        neutral=neutral,
+        seed=fresh_seed() if seed is None else seed,
+        backbone=backbone,
+        params=params,
+        inputs=make.portrait_inputs(image, audio, drive, curves_in),
+        modality="portrait",
+    )
+    options = Options(out, as_json, device, dtype, offline, file_format or "auto")
+    requests = make.with_consent(requests, consent, out, offline=offline)
+    return _finish(names, levels, requests, run(requests, options), options)
+
+
 def _finish(
     names: Sequence[str],
     levels: int,
@@ -270,13 +322,16 @@ def write_sheet(
     return path
 
 
-LEGEND = {"voice": "; pitch: grey before, colour after"}
+LEGEND = {
+    "voice": "; pitch: grey before, colour after",
+    "portrait": "; bars: critic and reader, tick: asked",
+}
 """Modality -> what a reader of the sheet has to be told."""
 
 
 def _title(request: Request) -> str:
-    audio = request.inputs.get("audio")
-    return request.prompt or (audio.name if audio else request.modality.capitalize())
+    source = request.inputs.get("image") or request.inputs.get("audio")
+    return request.prompt or (source.name if source else request.modality.capitalize())
 
 
 def _cells(takes: Sequence[Take]) -> list[Picture]:
@@ -286,6 +341,8 @@ def _cells(takes: Sequence[Take]) -> list[Picture]:
     modality = takes[0].request.modality
     if modality == "voice":
         return _voices(takes)
+    if modality == "portrait":
+        return _portraits(takes)
     if modality != "music":
         return [load_image(take.path) for take in takes]
     from pipelines.media_midi import load_midi
@@ -314,6 +371,28 @@ def _voices(takes: Sequence[Take]) -> list[Picture]:
         small_pitch(before, voice, hertz=hertz, seconds=seconds, **_marks(take))
         for voice, take in zip(after, takes, strict=True)
     ]
+
+
+def _portraits(takes: Sequence[Take]) -> list[Picture]:
+    """The face alone, of a film where its expression is strongest."""
+    from adapters.face_motion import read_csv
+    from pipelines.media import load_image
+    from pipelines.media_video import preview
+    from pipelines.portrait_figure import close_up
+    from pipelines.portrait_sheet import stamp, strongest
+
+    cells = []
+    for take in takes:
+        if take.path.suffix == ".mp4":
+            motion = read_csv(take.path.with_suffix(".csv"))
+            picture = preview(take.path, strongest(motion) / motion.fps, 1024)
+        else:
+            picture = load_image(take.path)
+        told = (take.reading or {})["motion"]
+        scale = picture.width / told["photo"][0]
+        face = close_up(picture, [scale * x for x in told["face"]["box"]])
+        cells.append(stamp(face, **_marks(take)))
+    return cells
 
 
 def _marks(take: Take) -> dict[str, Any]:

@@ -5,7 +5,8 @@ It works from `file://`, in dark and light, without scripts and without anything
 as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
 piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
-and can be played, a voice beside the recording it was made of.
+and can be played, a voice beside the recording it was made of. A portrait that moves is a player
+beside the picture of its course; a retouched photo stands beside what it was.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
 says how a reader reads a work, never what a person feels.
@@ -66,8 +67,8 @@ class Card:
     """One take on the page, everything as plain text and numbers; nothing is trusted.
 
     `before` is the photo a re-rendered picture started from, `audio` the sound of a piece of music
-    or of a voice, `audio_before` the recording the voice was. Paths may lie anywhere on this
-    machine; those that do not exist are left out.
+    or of a voice, `audio_before` the recording the voice was, `video` a film. Paths may lie
+    anywhere on this machine; those that do not exist are left out.
     """
 
     picture: Path
@@ -80,6 +81,7 @@ class Card:
     before: Path | None = None
     audio: Path | None = None
     audio_before: Path | None = None
+    video: Path | None = None
     kind: str = "picture"
 
     @property
@@ -160,25 +162,30 @@ def card_of(take: Take) -> Card:
     """The card of a take, all of it from the take itself."""
     request = take.request
     music, voice = request.modality == "music", request.modality == "voice"
+    portrait = request.modality == "portrait"
+    film = portrait and Path(take.path).suffix == ".mp4"
     given = [name for name in ("recolour", "onto") if music and name in request.inputs]
     facts = [f"{request.inputs[given[0]].name}, played again"] if given else []
-    if voice and (audio := request.inputs.get("audio")) is not None:
-        facts.append(audio.name)
+    brought = ("image", "audio", "drive", "curves") if portrait else ("audio",) if voice else ()
+    facts += [request.inputs[name].name for name in brought if name in request.inputs]
     if not given:  # what is played again has no seed and needs no model
         facts.append(f"seed {request.seed}")
     if take.seconds:
         facts.append(f"{take.seconds:.1f} s")
     if not given:
-        facts.append(Path(request.backbone).name if music or voice else str(request.backbone))
+        named = music or voice or portrait
+        facts.append(Path(request.backbone).name if named else str(request.backbone))
     chosen = take.chosen or {}
     if isinstance(chosen, Mapping) and chosen.get("of"):
         facts.append(f"best of {chosen['of']}")
     if voice and isinstance(alike := (take.reading or {}).get("speaker_similarity"), int | float):
         facts.append(f"speaker similarity {alike:.2f}")
-    before = request.inputs.get("init")
+    if portrait and isinstance(drift := (take.reading or {}).get("identity"), int | float):
+        facts.append(f"identity drift {drift:.3f}")
+    before = request.inputs.get("init" if not portrait else "image" if not film else "none")
     path = Path(take.path)
     return Card(
-        picture=path.with_suffix(".png") if music or voice else path,
+        picture=path.with_suffix(".png") if music or voice or film else path,
         prompt=request.prompt,
         emotion=request.emotion.text,
         asked=_asked(take),
@@ -188,7 +195,8 @@ def card_of(take: Take) -> Card:
         before=None if before is None else Path(before),
         audio=path.with_suffix(".wav") if music else path if voice else None,
         audio_before=recording_of(take) if voice else None,
-        kind=request.modality if music or voice else "picture",
+        video=path if film else None,
+        kind="portrait" if film else request.modality if music or voice else "picture",
     )
 
 
@@ -206,12 +214,13 @@ def remake_command(take: Take) -> str:
 
 
 def sections_of(takes: Iterable[Take]) -> list[Section]:
-    """One section per prompt or recording, as they first appear; the rest is under its kind."""
+    """One section per prompt, recording or face, as they first appear; else under their kind."""
     groups: dict[str, list[Card]] = {}
     for take in takes:
-        audio = take.request.inputs.get("audio")
+        inputs = take.request.inputs
+        source = inputs.get("image" if take.request.modality == "portrait" else "audio")
         kind = take.request.modality.capitalize()
-        title = take.request.prompt.strip() or (f"{kind}: {audio.name}" if audio else kind)
+        title = take.request.prompt.strip() or (f"{kind}: {source.name}" if source else kind)
         groups.setdefault(title, []).append(card_of(take))
     return [Section(title=prompt, cards=tuple(cards)) for prompt, cards in groups.items()]
 
@@ -259,12 +268,13 @@ def _section(section: Section, folder: Path) -> str:
 
 def _card(card: Card, folder: Path) -> str:
     colour = COLOURS.get(card.dominant, COLOURS["neutral"])
-    nameless = {"music": "Piano roll", "voice": "Voice"}.get(card.kind, "Picture")
+    names = {"music": "Piano roll", "voice": "Voice", "portrait": "Face over time"}
+    nameless = names.get(card.kind, "Picture")
     shown = card.prompt.strip() or nameless
     alt = html.escape(f"{shown}, made with the emotion {card.emotion}")
     link = _link(card.picture, folder)
     image = f'<a href="{link}"><img src="{link}" alt="{alt}" loading="lazy"></a>'
-    if card.audio is not None and not card.picture.is_file():
+    if (card.audio or card.video) and not card.picture.is_file():
         image = ""  # the take may have been moved without what lay beside it
     sounds = (("before", card.audio_before), ("after", card.audio))
     players = [(name, path) for name, path in sounds if path is not None and path.is_file()]
@@ -275,6 +285,11 @@ def _card(card: Card, folder: Path) -> str:
         heard += (
             f'<div class="player">{tag}<audio controls preload="none" '
             f'src="{_link(path, folder)}" aria-label="{label}"></audio></div>'
+        )
+    if card.video is not None and card.video.is_file():
+        film = _link(card.video, folder)
+        image = (
+            f'<video controls preload="metadata" src="{film}" aria-label="{alt}"></video>{image}'
         )
     if card.before is not None and card.before.is_file():
         before = _link(card.before, folder)
@@ -369,6 +384,10 @@ article.voice>a{flex:0 0 68%}
 article.voice img{aspect-ratio:8/5;background:#fbfaf7}
 article.voice .player{padding:0 0 .5rem}
 article.voice .chart{margin-top:.5rem}
+article.portrait{grid-column:1/-1;flex-direction:row;align-items:stretch}
+article.portrait video{flex:0 0 28%;min-width:0;max-height:34rem;background:#000;object-fit:contain}
+article.portrait>a{flex:0 0 45%}
+article.portrait img{aspect-ratio:8/5;height:100%;object-fit:contain;background:#fbfaf7}
 .player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;
 color:var(--soft)}
 .player span{flex:none;width:3.2em}
@@ -376,7 +395,8 @@ audio{display:block;width:100%;height:2.3rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{height:100%}
 article:has(.pair){grid-column:span 2}
-@media(max-width:56rem){article.voice{flex-direction:column}article.voice>a{flex:none}}
+@media(max-width:56rem){article.voice,article.portrait{flex-direction:column}
+article.voice>a,article.portrait>a,article.portrait video{flex:none}}
 @media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;

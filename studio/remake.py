@@ -1,4 +1,4 @@
-"""`affect remake FILE`: a picture, music or voice again from the file alone; any option overrides.
+"""`affect remake FILE`: anything made here again from the file alone; any option overrides.
 
 Everything comes out of the file's metadata: prompt, emotion, seed, model and parameters. A take
 that was chosen from several seeds carries its own winning one, so no search is repeated. Options
@@ -8,6 +8,7 @@ are those of every modality; one that the file's modality has no use for is refu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,7 +41,9 @@ def app() -> typer.Typer:
 
 
 def remake(
-    file: Annotated[Path, typer.Argument(help="A picture, music or voice made by this studio.")],
+    file: Annotated[
+        Path, typer.Argument(help="A picture, music, voice or portrait made by this studio.")
+    ],
     *,
     prompt: Annotated[
         str | None,
@@ -61,7 +64,13 @@ def remake(
     giver: make.From = None,
     onto: make.Onto = None,
     soundfont: make.Soundfont = None,
-    audio: make.Audio = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option("--audio", "-a", help="Another recording that is changed, or is said."),
+    ] = None,
+    image: make.Image = None,
+    drive: make.Drive = None,
+    curves_in: make.CurvesIn = None,
     consent: make.Consent = None,
     out: make.Out = Path("out"),
     format: Annotated[
@@ -82,6 +91,7 @@ def remake(
 ) -> int:
     """Make FILE again, with whatever is overridden."""
     from pipelines.take import Take
+    from studio.from_audio import emotion_of_speech, is_from_audio
 
     quiet_libraries(offline=offline)
     old = Take.read(file).request
@@ -99,7 +109,7 @@ def remake(
     files = {
         "init": init,
         **make.music_inputs(continued, recolour, giver, onto, soundfont),
-        "audio": audio,
+        **make.portrait_inputs(image, audio, drive, curves_in),
     }
     given = {name: path for name, path in files.items() if path is not None}
     kept = dict(old.inputs)
@@ -107,15 +117,22 @@ def remake(
         prompt, kept = voice_source(old, prompt, audio, merged)
         if format is not None:
             merged["format"] = format
+    elif old.modality == "portrait":
+        kept = portrait_source(old, given, still=bool(merged.get("still")))
+        if image is not None:  # another face has other places, and is one of another crowd
+            merged = {k: v for k, v in merged.items() if k not in ("face", "points") or k in params}
     elif consent is not None:
-        msg = f"consent: is for voices, {file} is of modality {old.modality!r}; leave it out"
-        raise ValueError(msg)
+        msg = f"consent: is for voices and faces, {file} is of modality {old.modality!r}"
+        raise ValueError(f"{msg}; leave it out")
     if not given and kept:
         old.check_inputs()
     state = old.emotion
     if emotion is not None:
         over = bool(merged.get("over"))
-        state = read_emotion(emotion, over=over, reader=reader, modality=old.modality)
+        if old.modality == "portrait" and is_from_audio(emotion):
+            state = emotion_of_speech({**kept, **given}.get("audio"), over=over)
+        else:
+            state = read_emotion(emotion, over=over, reader=reader, modality=old.modality)
     requests = build_requests(
         old.prompt if prompt is None else prompt,
         [state],
@@ -126,10 +143,13 @@ def remake(
         inputs={**kept, **given},
         modality=old.modality,
     )
-    if old.modality == "voice" and (consent or audio):
+    people = (consent, image, audio, drive)
+    if old.modality in make.PEOPLE and any(path is not None for path in people):
         search = best_of is not None
         requests = make.with_consent(requests, consent, out, offline=offline, search=search)
-    options = Options(out, as_json, device, dtype, offline, _suffix(file, old, format))
+    options = Options(
+        out, as_json, device, dtype, offline, _suffix(file, old, format, bool(merged.get("still")))
+    )
     takes = run(requests, options, best_of=best_of)
     if takes and backbone is None and takes[0].request.weights != old.weights:
         note(f"the weights of {old.backbone} are no longer those that made {file}")
@@ -164,7 +184,22 @@ def voice_source(
     return old.prompt, dict(old.inputs)
 
 
-def _suffix(file: Path, old: Request, wanted: str | None) -> str:
+def portrait_source(old: Request, given: Mapping[str, Path], *, still: bool) -> dict[str, Path]:
+    """Files of a portrait that are kept: a film that drives and curves replace each other.
+
+    still: what has a length is let go.
+    """
+    gone = ("audio", "drive") if still else ()
+    kept = {name: path for name, path in old.inputs.items() if name not in gone}
+    for one, other in (("drive", "curves"), ("curves", "drive")):
+        if one in given:
+            kept.pop(other, None)
+    if given.keys() & {"image", "audio", "drive"}:
+        kept.pop("consent", None)  # somebody else's
+    return kept
+
+
+def _suffix(file: Path, old: Request, wanted: str | None, still: bool) -> str:
     """The format to write: what is asked for, else that of the file."""
     if old.modality == "music":
         if wanted is not None:
@@ -173,6 +208,8 @@ def _suffix(file: Path, old: Request, wanted: str | None) -> str:
         return "mid"
     if old.modality == "voice":
         return "auto"  # the knob format says it
+    if old.modality == "portrait" and not still:
+        return wanted or "auto"
     if wanted in ("wav", "flac", "mp3", "auto"):
         msg = f"format: pictures are written as png, jpg or webp, received {wanted}"
         raise ValueError(msg)

@@ -28,7 +28,9 @@ def app() -> typer.Typer:
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A picture, music or voice made by this studio.")],
+    file: Annotated[
+        Path, typer.Argument(help="A picture, music, voice or portrait made by this studio.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Show everything FILE says about how it was made."""

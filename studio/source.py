@@ -1,4 +1,4 @@
-"""Which recording a converted voice was made of, and whether it is the person's neutral voice.
+"""Which recording a converted voice was made of, and which file of several is the take itself.
 
 A recording is an input of the request; words were spoken first, and that reading lies beside the
 take as NAME.neutral.wav. This file looks for the file and checks that it is still the same; it does
@@ -21,6 +21,12 @@ NEUTRAL = ".neutral.wav"
 def is_neutral_reading(path: Path) -> bool:
     """Whether this is the neutral reading beside a take, by its name."""
     return path.name.endswith(NEUTRAL)
+
+
+def is_picture_of_film(take: Take) -> bool:
+    """Whether this was read from the picture beside a portrait that moves, not from the film."""
+    still = take.request.params.get("still")
+    return take.request.modality == "portrait" and not still and take.path.suffix != ".mp4"
 
 
 def recording_of(take: Take) -> Path | None:
