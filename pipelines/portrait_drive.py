@@ -174,7 +174,7 @@ def _fitted(shape: Floats, onto: Floats) -> tuple[Floats, float, Floats]:
     flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ v))])
     turn = (u * flip) @ v
     scale = float((s * flip).sum() / np.square(a - a0).sum())
-    return turn, scale, b0 - scale * a0 @ turn.T
+    return turn, scale, np.asarray(b0 - scale * a0 @ turn.T)
 
 
 def _angles(turn: Floats) -> Floats:

@@ -428,7 +428,7 @@ class Session:
         if self.reader is not None and landmarks is not None:
             reading = self.reader.read([landmarks])[0]
             if not made.job.params.still:
-                times, readings = self.reader.read_over_time(landmarks, step=step)
+                times, readings = self.reader.read_over_time(landmarks, 1 / film.step, step=step)
                 found[self.reader.name] = read_curve(times, readings)
         report(Done("read", len(made.motion) * READ / 2))
         return reading, found

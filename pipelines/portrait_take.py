@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from adapters import facs
 from adapters.emotion import VAD
+from adapters.face_geometry import Landmarks
 from adapters.face_motion import Motion, to_csv
 from adapters.reading import LABELS, Reading
 from pipelines.curve import Curve
@@ -77,8 +78,8 @@ class Film:
     step: float
 
     @property
-    def landmarks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Meshes and rest for a reader; frames without a face take that before them."""
+    def landmarks(self) -> Landmarks | None:
+        """What a reader reads; frames without a face take the mesh before them."""
         if self.meshes is None or self.rest is None:
             return None
         seen = np.isfinite(self.meshes[:, 0, 0])
@@ -86,7 +87,7 @@ class Film:
             return None
         last = np.maximum.accumulate(np.where(seen, np.arange(len(seen)), 0))
         last[: int(np.argmax(seen))] = int(np.argmax(seen))
-        return self.meshes[last], self.rest
+        return Landmarks(self.meshes[last].astype(np.float64), self.rest.astype(np.float64))
 
 
 def label_of(job: Job) -> Floats:
@@ -190,8 +191,8 @@ def identity_drift(film: Film) -> float | None:
     found = film.landmarks
     if found is None:
         return None
-    meshes, rest = (part[..., list(_BONE), :].astype(np.float64) for part in found)
-    unit = float(np.hypot(*(found[1][473] - found[1][468])))
+    meshes, rest = (part[..., list(_BONE), :] for part in (found.frames, found.rest))
+    unit = float(np.hypot(*(found.rest[473] - found.rest[468])))
     a = (meshes - meshes.mean(axis=1, keepdims=True)) @ np.array([1, 1j])
     b = (rest - rest.mean(axis=0)) @ np.array([1, 1j])
     turn = (np.conj(a) * b).sum(axis=1) / (np.conj(a) * a).sum(axis=1)

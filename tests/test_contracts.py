@@ -1,4 +1,4 @@
-"""The contracts of contracts.py, music_contracts.py, voice_contracts.py over every row and knob."""
+"""The contracts of contracts.py and {music,voice,portrait}_contracts.py over every row and knob."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from pipelines import BACKBONES, DEFAULTS, MAKERS
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
 from pipelines.params import ParamError
+from pipelines.portrait import PortraitParams
 from pipelines.voice import VoiceParams
 from tests.contracts import BackboneContract
 from tests.music_contracts import MusicContract
+from tests.portrait_contracts import PortraitContract
 from tests.tiny import FAMILIES
 from tests.voice_contracts import VoiceContract
 
 PICTURES = [name for name, row in BACKBONES.items() if row.modality == "image"]
 MUSIC = [name for name, row in BACKBONES.items() if row.modality == "music"]
 VOICES = [name for name, row in BACKBONES.items() if row.modality == "voice"]
+PORTRAITS = [name for name, row in BACKBONES.items() if row.modality == "portrait"]
 KNOBS = [
     pytest.param(kind, knob, id=f"{kind.__name__}.{knob.name}")
-    for kind in (ImageParams, MusicParams, VoiceParams)
+    for kind in (ImageParams, MusicParams, VoiceParams, PortraitParams)
     for knob in dataclasses.fields(kind)
 ]
 
@@ -43,9 +46,16 @@ class TestVoices(VoiceContract):
     """Every row that makes voices."""
 
 
+@pytest.mark.parametrize("name", PORTRAITS, scope="class")
+class TestPortraits(PortraitContract):
+    """Every row that makes portraits."""
+
+
 def test_every_family_has_a_row():
-    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music", "voice"}
-    assert set(PICTURES + MUSIC + VOICES) == set(BACKBONES), "a new modality needs a contract"
+    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music", "voice", "portrait"}
+    assert set(PICTURES + MUSIC + VOICES + PORTRAITS) == set(BACKBONES), (
+        "a new modality needs a contract"
+    )
     assert {BACKBONES[name].modality for name in DEFAULTS.values()} == set(DEFAULTS) == set(MAKERS)
 
 
@@ -71,7 +81,12 @@ def test_unknown_knobs_name_the_nearest():
 
 @pytest.mark.parametrize(
     ("modality", "kind"),
-    [("image", ImageParams), ("music", MusicParams), ("voice", VoiceParams)],
+    [
+        ("image", ImageParams),
+        ("music", MusicParams),
+        ("voice", VoiceParams),
+        ("portrait", PortraitParams),
+    ],
 )
 def test_knobs_reach_the_command_line(modality, kind):
     code = f"from studio.cli import run; raise SystemExit(run(['make', {modality!r}, '--help']))"

@@ -7,7 +7,8 @@ latents, pooled vectors, doubled batches. What the pictures look like means noth
 `tiny(name)` builds one (seeded: the same weights every time), `tiny_folder(name, folder)` saves one
 as an ordinary `from_pretrained` folder, `CALL[name]` holds the call arguments that make it fast.
 `tiny_composer(folder)` does the same for music: a Llama of two layers over the real REMI tokenizer;
-`tiny_voice(folder)` for voices: both denoisers of `VoicePipeline`, narrow, with real directions.
+`tiny_voice(folder)` for voices: both denoisers of `VoicePipeline`, narrow, with real directions;
+`tiny_portrait(folder)` for talking faces.
 """
 
 from __future__ import annotations
@@ -529,5 +530,25 @@ def tiny_voice(folder: Path, seed: int = 0) -> Path:
     ]
     pipe = VoicePipeline(*[_fill(head, generator) for head in heads], make_scheduler())
     pipe.directions = fit({}, BAND_CENTRES)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.save(folder)
+
+
+def tiny_portrait(folder: Path, seed: int = 0) -> Path:
+    """Write a model of facial motion with random weights as an ordinary folder; returns its path.
+
+    The real classes: a PortraitDenoiser, narrow, and its scheduler. What it adds to the muscles of
+    an emotion is smooth noise of a tenth of a channel.
+    """
+    from pipelines.portrait_model import (
+        COLUMNS,
+        PortraitDenoiser,
+        PortraitPipeline,
+        make_scheduler,
+    )
+
+    model = PortraitDenoiser(width=32, depth=2, heads=2, codes=8, scale=(0.1,) * COLUMNS)
+    _fill(model, torch.Generator().manual_seed(seed))
+    pipe = PortraitPipeline(model.eval(), make_scheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe.save(folder)
