@@ -146,6 +146,17 @@ _QWEN_IMAGE = Family(
     scale_argument="true_cfg_scale",
 )
 
+# Video models: frames hang together in one batch, so only the prompt's embeddings are steered.
+_ANIMATEDIFF = replace(_SD15, name="animatediff", mechanisms=frozenset({"directions"}))
+_WAN = replace(
+    _ANIMATEDIFF,
+    name="wan",
+    denoiser="transformer",
+    # Behind the words UMT5's embeddings are set to zero, so directions leave padding alone.
+    texts=(Text("t5", "t5", "tokenizer"),),
+    prediction="flow",
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "StableDiffusionPipeline": _SD15,
@@ -161,6 +172,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "ZImageImg2ImgPipeline": _Z_IMAGE,
         "QwenImagePipeline": _QWEN_IMAGE,
         "QwenImageImg2ImgPipeline": _QWEN_IMAGE,
+        "AnimateDiffVideoToVideoControlNetPipeline": _ANIMATEDIFF,
+        "WanAnimatePipeline": _WAN,
     }
 )
 

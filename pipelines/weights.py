@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,14 @@ def best_device() -> str:
 
 
 def load_pipeline(
-    row: Backbone, *, device: str | None = None, dtype: Any = None, offline: bool | None = None
+    row: Backbone,
+    *,
+    device: str | None = None,
+    dtype: Any = None,
+    offline: bool | None = None,
+    loader: Callable[..., Any] | None = None,
 ) -> Any:
-    """Load a row; see `pipelines.load`."""
+    """Load a row; see `pipelines.load`. `loader`: a from_pretrained other than text-to-image's."""
     folder = row.folder
     local = is_offline(offline)
     if row.embedded:
@@ -184,13 +189,12 @@ def load_pipeline(
             msg = f"dtype: allowed float32, float16 or bfloat16, received {dtype!r}"
             raise BackboneError(msg)
         dtype = getattr(torch, dtype)
-    source: dict[str, Any] = {"pretrained_model_or_path": str(folder or row.weights)}
+    source: dict[str, Any] = {}
     if folder is None:
-        source |= {"revision": row.revision, "local_files_only": local}
+        source = {"revision": row.revision, "local_files_only": local}
     try:
-        pipe = AutoPipelineForText2Image.from_pretrained(
-            **source, dtype=dtype, use_safetensors=True
-        )
+        loader = loader or AutoPipelineForText2Image.from_pretrained
+        pipe = loader(str(folder or row.weights), dtype=dtype, use_safetensors=True, **source)
     except Exception as error:
         if out_of_memory(error):
             raise MemoryError(_too_large(row, "this machine")) from error
