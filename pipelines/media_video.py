@@ -217,19 +217,20 @@ def decode_track(path: Path | str) -> Sound | None:
     """
     import av
 
-    from pipelines.media_sound import Sound
+    from pipelines.media_sound import RATES, Sound
 
     with _opened(path) as (film, name):
-        if not film.streams.audio or film.streams.audio[0].codec_context.name not in SOUND_CODECS:
+        stream = film.streams.audio[0] if film.streams.audio else None
+        context = stream.codec_context if stream is not None else None
+        if context is None or context.name not in SOUND_CODECS:
             return None
-        stream = film.streams.audio[0]
-        rate, stereo = int(stream.codec_context.sample_rate), stream.codec_context.channels > 1
-        layout = "stereo" if stereo else "mono"
-        change = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-        parts: list[NDArray[np.float32]] = []
-        first = 0.0
+        rate, parts, first = int(context.sample_rate), [], 0.0
+        if not RATES[0] <= rate <= RATES[1]:
+            return None
         most = int(MAX_SECONDS * rate)
         try:
+            layout = "stereo" if context.channels > 1 else "mono"
+            change = av.AudioResampler(format="fltp", layout=layout, rate=rate)
             for frame in film.decode(stream):
                 if not parts:
                     first = float(frame.time or 0.0)
@@ -237,7 +238,7 @@ def decode_track(path: Path | str) -> Sound | None:
                 most -= frame.samples
                 if most < 0:
                     break
-        except Exception as error:
+        except Exception as error:  # what came before is the sound
             if not parts:
                 raise MediaError(damaged(name)) from error
         if not parts:
