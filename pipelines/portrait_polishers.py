@@ -28,10 +28,10 @@ log = logging.getLogger("affect")
 
 __all__ = ["MAPS", "POLISHERS", "Polisher", "check_polisher", "load_polisher", "resolve_polisher"]
 
-# Memory in half precision, weights counted from the classes' default configs: Wan-Animate 17.3
-# billion parameters, its text encoder 5.7, CLIP-H .6, autoencoder .1 (with its parts taking turns
-# on the accelerator about 38 GB there); AnimateDiff 1.9 billion and as much again at work on 16
-# frames of 512 px, twice that with guidance.
+# Memory in half precision. Wan-Animate: 23.7 billion parameters by the classes' own default configs
+# (transformer 17.3, text encoder 5.7, CLIP-H .6, autoencoder .1); with parts taking turns on the
+# accelerator the largest is 35 GB. AnimateDiff: 1.9 billion, 4 GB, and the work on 16 frames of
+# 512 px, for which users of such models report 8 to 12 GB in all.
 POLISHERS: dict[str, Backbone] = {
     row.name: row
     for row in (
@@ -134,7 +134,7 @@ class Polisher:
         """Sixteen hex digits that name the weights."""
         from adapters.families import model_digest
 
-        return model_digest(self.pipe)
+        return str(model_digest(self.pipe))
 
     @cached_property
     def directions(self) -> DirectionBank:
@@ -223,9 +223,6 @@ def load_polisher(
         row, device=device, dtype=dtype, offline=local, loader=_loader(kind, local)
     )
     if kind == WAN:
-        import torch
-
-        pipe.vae.to(torch.float32)  # as its model card asks; half precision bands skin
         # 640 x 640 has the area of the 832 x 480 it was trained at; 77 frames, one from the last
         # segment and no guidance are the class's own defaults
         usual = {"size": 640, "window": 77, "overlap": 8, "steps": 20, "guidance": 1.0}
@@ -244,6 +241,7 @@ def _loader(kind: str, local: bool) -> Callable[..., Any]:
         if not is_ftfy_available():
             msg = "polish: Wan-Animate reads prompts with ftfy, which is not here; pip install ftfy"
             raise BackboneError(msg)
+        return _wan
     if kind != BASE:
         return getattr(diffusers, kind).from_pretrained  # type: ignore[no-any-return]
 
@@ -271,6 +269,15 @@ def _loader(kind: str, local: bool) -> Callable[..., Any]:
         return pipe
 
     return assembled
+
+
+def _wan(weights: str, *, dtype: Any, **source: Any) -> Any:
+    import torch
+    from diffusers import WanAnimatePipeline
+
+    # its documentation asks for an autoencoder in full precision
+    parts = {"default": dtype, "vae": torch.float32}
+    return WanAnimatePipeline.from_pretrained(weights, dtype=parts, **source)
 
 
 def _class_of(row: Backbone, *, local: bool) -> str:

@@ -130,6 +130,21 @@ def test_a_folder_paints_what_was_saved(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_paints_the_same(kind: str, tmp_path: Path) -> None:
+    """What an accelerator runs: bfloat16, with Wan-Animate's autoencoder in full precision."""
+    folder = tiny_polisher_folder(kind, tmp_path / "weights")
+    found = load_polisher(
+        str(folder), device="cpu", dtype="bfloat16", offline=True, **SETTINGS[kind]
+    )
+    assert found.pipe.dtype == torch.bfloat16
+    assert found.pipe.vae.dtype == (torch.float32 if found.wan else torch.bfloat16)
+    if found.wan:
+        whole = polisher(kind).pipe.vae.state_dict()
+        assert all((whole[k] == v).all() for k, v in found.pipe.vae.state_dict().items())
+    assert np.abs(painted(found, count=3).astype(int) - painted(polisher(kind), count=3)).mean() < 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_steps_are_told_and_counted(kind: str) -> None:
     seen: list[tuple[int, int]] = []
     painted(polisher(kind), on_step=lambda *step: seen.append(step))
