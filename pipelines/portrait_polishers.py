@@ -182,11 +182,11 @@ def check_polisher(text: str, *, offline: bool | None = None) -> Backbone:
     row = resolve_polisher(text)
     if row.folder is not None:
         check_folder(row.folder)
-    missing = [repo for repo, file, variant in _needed(row) if not _here(repo, file, variant)]
+    missing = {repo: files for repo, files in _needed(row).items() if not _here(repo, files)}
     if missing and (is_offline(offline) or not hub_answers(row)):
         off = "downloads are off (--offline or HF_HUB_OFFLINE)"
         why = off if is_offline(offline) else "the hub cannot be reached"
-        pull = " and ".join(f"`hf download {repo}`" for repo in missing)
+        pull = " and ".join(f"`{_pull(repo, files)}`" for repo, files in missing.items())
         need = f"; they need about {row.memory_gb:g} GB" if row.memory_gb else ""
         msg = (
             f"polish: the weights of {', '.join(missing)} are not here and {why}; run {pull} on a "
@@ -217,7 +217,8 @@ def load_polisher(
         BackboneError: missing, unsafe or unfit weights. MemoryError: they fit nowhere. One line.
     """
     row = check_polisher(text, offline=offline)
-    local = is_offline(offline) or not _to_fetch(row) or not hub_answers(row)
+    here = all(_here(repo, files) for repo, files in _needed(row).items())
+    local = is_offline(offline) or here or not hub_answers(row)
     kind = _class_of(row, local=local)
     pipe = load_pipeline(
         row, device=device, dtype=dtype, offline=local, loader=_loader(kind, local)
@@ -308,33 +309,32 @@ def _unfit(name: str, kind: str) -> str:
     )
 
 
-def _needed(row: Backbone) -> list[tuple[str, str, str | None]]:
-    """(repository, file that shows that it is here, variant) of all that the hub must give."""
-    whole = (row.weights, "model_index.json", None)
-    parts = [
-        (
-            str(part["repo"]),
-            "/".join(filter(None, (part.get("subfolder"), "config.json"))),
-            part.get("variant"),
-        )
-        for part in PARTS.values()
-    ]
-    place = row.folder or cached(row.weights, row.revision)
-    known = _class_of(row, local=True) if place or row.name in POLISHERS else None
-    return ([] if row.folder else [whole]) + (parts if known == BASE else [])
+def _needed(row: Backbone) -> dict[str, list[str]]:
+    """What the hub must give: repository -> its files, none named for a whole pipeline."""
+    whole: dict[str, list[str]] = {} if row.folder else {row.weights: []}
+    here = row.folder or cached(row.weights, row.revision)
+    if not (here or row.name in POLISHERS) or _class_of(row, local=True) != BASE:
+        return whole
+    parts = {}
+    for part in PARTS.values():
+        weights = filter(None, ("diffusion_pytorch_model", part.get("variant"), "safetensors"))
+        parts[str(part["repo"])] = [
+            "/".join(filter(None, (part.get("subfolder"), name)))
+            for name in ("config.json", ".".join(weights))
+        ]
+    return whole | parts
 
 
-def _here(repo: str, file: str, variant: str | None) -> bool:
-    """Whether the cache has a repository: all of a pipeline, or one part's config and weights."""
-    if file == "model_index.json":
+def _here(repo: str, files: list[str]) -> bool:
+    """Whether the cache has a whole pipeline, or these files of a repository."""
+    if not files:
         return cached(repo) is not None
     from huggingface_hub import constants, try_to_load_from_cache
 
-    weights = ".".join(filter(None, ("diffusion_pytorch_model", variant, "safetensors")))
-    names = (file, file.removesuffix("config.json") + weights)
-    found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE) for name in names]
+    found = [try_to_load_from_cache(repo, name, constants.HF_HUB_CACHE) for name in files]
     return all(isinstance(place, str) for place in found)
 
 
-def _to_fetch(row: Backbone) -> bool:
-    return any(not _here(repo, file, variant) for repo, file, variant in _needed(row))
+def _pull(repo: str, files: list[str]) -> str:
+    """The command that fetches them, and no pickles or samples beside them."""
+    return " ".join(["hf download", repo, *files]) if files else f"affect models pull {repo}"

@@ -316,7 +316,9 @@ def test_the_parts_of_the_hub_become_one_pipeline(tmp_path: Path, monkeypatch) -
     with pytest.raises(BackboneError) as missing:
         check_polisher("animatediff", offline=True)
     repos = [part["repo"] for part in PARTS.values()]
-    assert all(f"`hf download {repo}`" in str(missing.value) for repo in repos)
+    assert all(f"`hf download {repo} " in str(missing.value) for repo in repos)
+    weights = "diffusion_sd15/config.json diffusion_sd15/diffusion_pytorch_model.fp16.safetensors"
+    assert f"`hf download {repos[1]} {weights}`" in str(missing.value), "not all of its 31 GB"
     assert POLISHERS["animatediff"].weights not in str(missing.value), "that one is here"
     put(tmp_path, repos[0], lambda folder: tiny_motion_adapter().save_pretrained(folder))
     put(
@@ -335,7 +337,7 @@ def test_the_parts_of_the_hub_become_one_pipeline(tmp_path: Path, monkeypatch) -
 @pytest.mark.parametrize("name", ["animatediff", "wan-animate", "someone/some-weights"])
 def test_missing_weights_are_one_line(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(BackboneError, match=r"^polish: .*hf download [^\n]*folder[^\n]*$") as error:
+    with pytest.raises(BackboneError, match=r"^polish: .*models pull [^\n]*folder[^\n]*$") as error:
         load_polisher(name, offline=True)
     if name in POLISHERS:
         assert f"about {POLISHERS[name].memory_gb:g} GB" in str(error.value)
