@@ -30,21 +30,28 @@ Floats = NDArray[np.float64]
 
 FPS = 30.0  # frames of the film that are looked at
 SIDE = 720  # px of the film's longer side: the mesh network sees 192 of a face
-LOOKS = 24  # frames in which a first face is looked for
+LOOKS = 12  # frames in which a first face is looked for
 FEWEST = 0.3  # share of the frames in which a face has to be found
 LONGEST = 1200.0  # s
 
 _RIGID = (
-    10, 67, 297, 109, 338, 151, 9, 8, 168, 6, 197, 195, 33, 133, 362, 263, 127, 356, 234, 454, 162,
-    389, 21, 251,
+    168, 6, 197, 195, 33, 133, 362, 263, 127, 356, 234, 454, 162, 389, 21, 251,
 )  # fmt: skip
-"""Points that bone carries: forehead, bridge of the nose, corners of the eyes, temples."""
+"""Points that bone carries: bridge of the nose, corners of the eyes, temples. Brows draw the
+forehead along, which would lower the mouth of whoever is surprised."""
 _LIDS = {"Right": (159, 145), "Left": (386, 374)}
 """Middle of the upper and the lower lid of the person's eyes."""
 _SILENT = ("jawForward", "tongueOut", "cheekPuff")
-_RIDGE, _SPARSE, _ROUNDS = 0.004, 0.0015, 160
+_PLAIN = (
+    "jawOpen", "mouthSmile", "mouthPucker", "mouthFunnel", "mouthUpperUp", "mouthLowerDown",
+    "mouthPress", "browDown", "browInnerUp", "browOuterUp", "noseSneer", "eyeWide", "eyeSquint",
+)  # fmt: skip
+"""Channels that a mesh tells well; what the others would explain has to be fifty times as clear.
+On one film rendered from known curves: correlation .60 instead of .42, error .09 instead of .14."""
+_RIDGE, _SPARSE, _ROUNDS = (0.01, 0.5), 0.002, 160
 _SMOOTH = (0.25, 0.5, 0.25)  # the network's noise lasts a frame
 _BLINK = (0.2, 0.75)  # share of an eye's opening that is gone where a blink begins, and is whole
+_WIDE = (0.08, 0.4)  # share that is added where an eye begins to be wide, and is fully so
 
 
 def check_clip(path: Path) -> Clip:
@@ -124,9 +131,10 @@ def read_shapes(points: Floats, fps: float = FPS) -> Motion:
     curves = _solved(moved)
     for side, (above, below) in _LIDS.items():
         gap = moved[:, above, 1] - moved[:, below, 1] + (rest[above, 1] - rest[below, 1])
-        gone = 1 - gap / max(1e-3, float(np.quantile(gap, 0.75)))
-        shut = np.clip((gone - _BLINK[0]) / (_BLINK[1] - _BLINK[0]), 0, 1)
-        curves[:, ARKIT.index(f"eyeBlink{side}")] = shut
+        gone = 1 - gap / max(1e-3, float(rest[above, 1] - rest[below, 1]))
+        for name, sign, (begins, whole) in (("Blink", 1, _BLINK), ("Wide", -1, _WIDE)):
+            share = np.clip((sign * gone - begins) / (whole - begins), 0, 1)
+            curves[:, ARKIT.index(f"eye{name}{side}")] = share
     pose -= np.median(pose, axis=0)
     both = _smoothed(np.concatenate([curves, pose], axis=1))
     return Motion(both[:, :-3].astype(np.float32), both[:, -3:].astype(np.float32), fps)
@@ -199,8 +207,9 @@ def _solved(moved: Floats) -> Floats:
     """(T, 52) curves 0..1 whose displacements are nearest to (T, 478, 2) in eye distances."""
     drawn = _drawn()
     normal = drawn @ drawn.T
-    tied = normal + _RIDGE * np.trace(normal) / len(normal) * np.eye(len(normal))
-    wanted = moved.reshape(len(moved), -1) @ drawn.T - _SPARSE * np.trace(normal) / len(normal)
+    mean = float(np.trace(normal)) / len(normal)
+    tied = normal + mean * np.diag([_RIDGE[not name.startswith(_PLAIN)] for name in ARKIT])
+    wanted = moved.reshape(len(moved), -1) @ drawn.T - _SPARSE * mean
     step = 1 / float(np.linalg.eigvalsh(tied)[-1])
     x = y = np.zeros_like(wanted)
     pace = 1.0

@@ -83,7 +83,7 @@ def read_photo(path: Path, index: int = 0, points: str = "") -> Photo:
     try:
         found = detect(image)
     except FaceError as error:
-        text = str(error).replace("place five points by hand", "place five points (--points)")
+        text = str(error).replace("by hand (eyes", "with --points (eyes")
         raise FaceError(text) from error
     return Photo(path, *image.size, choose(found, index), len(found))
 

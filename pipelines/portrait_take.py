@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -249,10 +250,22 @@ def consent_of(request: Request) -> str:
     """Whether whose face and voice it is agreed: "given", "not needed" or "not stated"."""
     if "consent" in request.inputs:
         return "given"
-    people = [name for name in ("image", "audio", "drive") if name in request.inputs]
-    if all(request.digests[name] in shipped_digests() for name in people):
-        return "not needed"
-    return "not needed" if digital_source(request) == TRAINED else "not stated"
+    return "not needed" if _nobodys(request) or digital_source(request) == TRAINED else "not stated"
+
+
+def _nobodys(request: Request, depth: int = 3) -> bool:
+    """Whether all faces and voices of a request ship with the project, or were made of such."""
+    for name in ("image", "audio", "drive"):
+        if name not in request.inputs or request.digests[name] in shipped_digests():
+            continue
+        made = None
+        with suppress(ValueError, OSError):
+            made = Take.read(request.inputs[name])
+        if made is None or not made.request.inputs or not depth:
+            return False
+        if made.sha256 != request.digests[name] or not _nobodys(made.request, depth - 1):
+            return False
+    return True
 
 
 # Files -------------------------------------------------------------------------------------------
