@@ -41,7 +41,7 @@ log = logging.getLogger("affect")
 
 __all__ = ["polish", "polish_steps", "windows"]
 
-_SEGMENTS = 8  # of Wan-Animate in one run: it keeps all frames of a run on the accelerator
+_SEGMENTS = 3  # of Wan-Animate in one run, 229 frames: all of them are kept in memory meanwhile
 _CHUNK = 4  # pictures in the autoencoder at once
 _GAIN = (0.8, 1.25)  # how much the contrast of a painted face is corrected at most
 

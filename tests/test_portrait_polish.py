@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adapters.assets import ASSETS
+from adapters.directions import DirectionBank
 from adapters.emotion import CORE
 from adapters.face_motion import Motion
 from pipelines import BackboneError
@@ -36,12 +37,12 @@ from tests.tiny_polishers import (
 )
 
 KINDS = ("animatediff", "wan-animate")
-# Short windows, so that seven frames are more than one run, or for Wan-Animate one segment.
+# Short windows, so that six frames are more than one run, or for Wan-Animate one segment.
 SETTINGS = {
     "animatediff": {"size": 32, "window": 4, "overlap": 2, "steps": 4, "guidance": 2.0},
     "wan-animate": {"size": 32, "window": 5, "overlap": 1, "steps": 4, "guidance": 1.0},
 }
-FRAMES = 7
+FRAMES = 6
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
@@ -148,8 +149,7 @@ def test_half_precision_paints_the_same(kind: str, tmp_path: Path) -> None:
 def test_steps_are_told_and_counted(kind: str) -> None:
     seen: list[tuple[int, int]] = []
     painted(polisher(kind), on_step=lambda *step: seen.append(step))
-    # three windows of 4 that share 2, and two segments of 5 that share 1; two of four steps each
-    total = {"animatediff": 6, "wan-animate": 4}[kind]
+    total = 4  # two windows of 4 that share 2, two segments of 5 that share 1; two of four steps
     assert polish_steps(FRAMES, polisher(kind), 0.4) == total
     assert seen == [(i + 1, total) for i in range(total)]
 
@@ -166,11 +166,11 @@ def test_the_motion_steers_what_is_painted(kind: str) -> None:
     assert (painted(polisher(kind), motion=3) != plain(kind)).any()
 
 
-def first_inputs(kind: str, strength: float) -> list[torch.Tensor]:
+def first_inputs(kind: str, strength: float, count: int = 4) -> list[torch.Tensor]:
     """What the denoiser is given at the first step of each run, (frames, C, h, w)."""
     which, seen = polisher(kind), []
     part = which.pipe.transformer if which.wan else which.pipe.unet
-    taken = polish_steps(FRAMES, which, strength) // (2 if which.wan else 3)
+    taken = polish_steps(4, which, strength)  # four frames are one run of either kind
 
     def look(_: object, given: tuple, named: dict) -> None:
         latents = named["hidden_states"][0, :16] if which.wan else given[0][0]
@@ -178,7 +178,7 @@ def first_inputs(kind: str, strength: float) -> list[torch.Tensor]:
 
     hook = part.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        painted(which, strength=strength)
+        painted(which, strength=strength, count=count)
     finally:
         hook.remove()
     return seen[::taken]
@@ -196,9 +196,9 @@ def test_the_weaker_the_nearer_to_the_frames(kind: str) -> None:
 
 
 def test_a_frame_has_its_own_noise_in_whatever_window() -> None:
-    runs = first_inputs("animatediff", 0.5)
+    runs = first_inputs("animatediff", 0.5, FRAMES)
     starts = [start for start, _ in windows(FRAMES, 4, 2)]
-    assert starts == [0, 2, 3]  # covers seven frames in three fours
+    assert starts == [0, 2]
     torch.testing.assert_close(runs[0][2:], runs[1][:2], rtol=0, atol=1e-5)
     assert (runs[0][0] - runs[0][1]).abs().max() > 0.1
 
@@ -238,20 +238,22 @@ def test_nothing_is_left_on_the_pipeline(kind: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_emotions_steer_the_prompt(kind: str, tmp_path: Path, monkeypatch) -> None:
+def test_emotions_steer_the_prompt(kind: str, tmp_path: Path) -> None:
     which = Polisher(polisher(kind).pipe, kind, cache=tmp_path, **SETTINGS[kind])
+    if which.wan:  # the built-in pairs are six hundred prompts, fitted once in this file
+        pairs = {name: [("a dull face", f"a face of {name}")] for name in CORE}
+        vars(which)["directions"] = DirectionBank.fit(which.pipe, pairs, components=0)
     none = np.zeros((FRAMES, 12))
     assert (painted(which, track=none) == plain(kind)).all()
     assert not list(tmp_path.iterdir()), "nothing is fitted for no emotion"
     felt = none + np.eye(12)[CORE.index("happiness")]
     happy = painted(which, track=felt)
     assert (happy != plain(kind)).any()
-    late = np.concatenate([none[:4], felt[4:]])
-    part = painted(which, track=late)
-    assert (part != happy).any()
-    if kind == "animatediff":  # its first window, the first four frames, has no emotion yet
-        assert (part[:2] == plain(kind)[:2]).all()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    if kind == "animatediff":
+        part = painted(which, track=np.concatenate([none[:4], felt[4:]]))
+        assert (part != happy).any()
+        assert (part[:2] == plain(kind)[:2]).all(), "its first window has no emotion yet"
+        assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 @pytest.mark.parametrize("maps", ["lines", "pose"])
@@ -260,9 +262,9 @@ def test_other_controlnets_are_shown_what_they_know(maps: str) -> None:
     assert (painted(which, count=2) != painted(polisher("animatediff"), count=2)).any()
 
 
-@pytest.mark.parametrize(("length", "overlap"), [(16, 4), (4, 2), (5, 4), (609, 8)])
+@pytest.mark.parametrize(("length", "overlap"), [(16, 4), (4, 2), (5, 4), (229, 8)])
 def test_windows_cover_everything_and_overlap(length: int, overlap: int) -> None:
-    for count in (*range(1, 60), 608, 609, 610, 2000):
+    for count in (*range(1, 60), 228, 229, 230, 2000):
         spans = windows(count, length, overlap)
         assert spans[0][0] == 0
         assert spans[-1][1] == count
@@ -292,7 +294,7 @@ def test_full_memory_is_one_line() -> None:
             painted(which)
     finally:
         hook.remove()
-    assert (painted(which) == plain("animatediff")).all()
+    assert not which.busy
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -361,7 +363,7 @@ def test_weights_that_will_not_do_are_one_line(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ({"strength": 1.5}, r"polish_strength: 0 to 1 is allowed, received 1\.5"),
-        ({"track": np.zeros((3, 12))}, r"track, residuals: \(7, 12\) .* received \(3, 12\)"),
+        ({"track": np.zeros((3, 12))}, r"track, residuals: \(6, 12\) .* received \(3, 12\)"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_starts(more: dict, words: str) -> None:
@@ -373,7 +375,7 @@ def test_too_few_frames_are_told() -> None:
     film = polish(
         frames()[:3], rig(), motion_of(0), polisher("animatediff"), generator=torch.Generator()
     )
-    with pytest.raises(ValueError, match=r"^frames: 7 are needed for this motion, only 3 came"):
+    with pytest.raises(ValueError, match=r"^frames: 6 are needed for this motion, only 3 came"):
         list(film)
 
 
