@@ -1,9 +1,9 @@
 """`affect demo` and `affect page`: something to look at.
 
 The demo makes a handful of pictures offline with the embedded model, a small grid, a re-rendered
-photo, some music and a voice, then writes `index.html` and prints its path. It takes the same road
-as every other verb: requests, `pipelines.generate`, takes. The page verb writes the same page for
-any folder of takes.
+photo, some music, a voice and portraits, then writes `index.html` and prints its path. It takes the
+same road as every other verb: requests, `pipelines.generate`, takes. The page verb writes the same
+page for any folder of takes.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ RECOLOURED = "sadness .9"  # the happy piece, played again
 SPEECH = ASSETS / "samples" / "speech.wav"
 VOICES = ("anger .9", "sadness .9", "happiness .9", "0s fear .9; 2s contentment .8")
 SPOKEN = ("We are closing the shop.", "sadness .8")  # said first, where espeak-ng is installed
+# Painted here, so nobody's.
+FACES = ASSETS / "samples" / "faces"
+PORTRAITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("closed.jpg", "0s neutral; 1s anger .9", {"seconds": 2.5}),
+    ("cartoon.jpg", "0s neutral; .7s surprise .9; 1.8s happiness .8", {"seconds": 2.5}),
+    ("smile.jpg", "sadness .8", {"still": True}),
+)
+SPEAKER = "closed.jpg"  # says the sample, as far as 2.5 s go
+SMALL = {"size": 288, "fps": 25}  # a demo is no place for a minute of rendering
 PAGE = "index.html"
 # A page of more pictures than this is slow to open; the newest are kept.
 MOST = 500
@@ -82,8 +91,11 @@ def demo(
     voice: Annotated[
         str, typer.Option("--voice", help="Model for the voice: a name or a folder.")
     ] = make.DEFAULT_VOICE,
+    portrait: Annotated[
+        str, typer.Option("--portrait", help="Model for the portraits: a name or a folder.")
+    ] = make.DEFAULT_PORTRAIT,
 ) -> int:
-    """Make pictures, music and voices offline and a page that shows them; print its path."""
+    """Make pictures, music, voices and portraits offline and a page of them; print its path."""
     options = Options(out, device=device, offline=True)
     params: dict[str, Any] = {} if steps is None else {"steps": steps}
     sections, missing = [], 0
@@ -91,8 +103,8 @@ def demo(
         made, failed = part(options, backbone, seed, params)
         sections += made
         missing += failed
-    for sounding, model in ((_music, composer), (_voice, voice)):
-        made, failed = sounding(options, model, seed)
+    for part_of, model in ((_music, composer), (_voice, voice), (_portraits, portrait)):
+        made, failed = part_of(options, model, seed)
         sections += made
         missing += failed
     return _finish(sections, out, "Affect Studio: the same words, another mood", missing)
@@ -305,6 +317,46 @@ def _voice(options: Options, backbone: str, seed: int) -> tuple[list[Section], i
         "cues that listeners go by."
     )
     section = Section(title="A voice", text=text, cards=tuple(card_of(take) for take in takes))
+    return [section], len(requests) - len(takes)
+
+
+def _portraits(options: Options, backbone: str, seed: int) -> tuple[list[Section], int]:
+    from importlib.util import find_spec
+
+    from pipelines import resolve
+    from studio.models import is_here
+    from studio.page import Section, card_of
+
+    if find_spec("mediapipe") is None:
+        note("demo: mediapipe is not installed, so no face is moved (the extra `portrait` has it)")
+        return [], 0
+    if not (FACES.is_dir() and is_here(resolve(backbone, "portrait"))):
+        note(f"demo: the weights of {backbone} or the faces are not here, so no face is moved")
+        return [], 0
+    requests = [
+        request
+        for name, emotion, params in PORTRAITS
+        for request in build_requests(
+            "",
+            [read_emotion(emotion, over=False, reader=None, modality="portrait")],
+            seed=seed,
+            n=1,
+            backbone=backbone,
+            params={**({} if "still" in params else SMALL), **params},
+            inputs={
+                "image": FACES / name,
+                "audio": SPEECH if name == SPEAKER and SPEECH.is_file() else None,
+            },
+            modality="portrait",
+        )
+    ]
+    takes = run(requests, replace(options, ext="auto"), what="demo: portraits", announce=False)
+    text = (
+        "Painted faces that feel, and one that speaks as well. Beside each film its faces over "
+        "time and the muscles between the emotion and the picture; a still keeps every pixel of "
+        "the photo but the face's."
+    )
+    section = Section(title="Portraits", text=text, cards=tuple(card_of(take) for take in takes))
     return [section], len(requests) - len(takes)
 
 

@@ -36,6 +36,11 @@ VOICE_NOTICE = NOTICE.replace("it may show real people", "it may be a real voice
     "The readers were made for converted and acted speech: what follows is how they hear the voice",
 )
 
+FILM_NOTICE = NOTICE.replace(
+    "The readers were made for synthetic pictures: what follows is how they read the picture",
+    "The readers were made for rendered faces: what follows is how they read the face",
+)
+
 FACES = ("image", "audio", "drive")
 """Inputs of a portrait that somebody's face or voice may be in."""
 

@@ -66,7 +66,7 @@ class ReaderBars:
 class Card:
     """One take on the page, everything as plain text and numbers; nothing is trusted.
 
-    `before` is the photo a re-rendered picture started from, `audio` the sound of a piece of music
+    `before` is the photo that a picture or film started from, `audio` the sound of a piece of music
     or of a voice, `audio_before` the recording the voice was, `video` a film. Paths may lie
     anywhere on this machine; those that do not exist are left out.
     """
@@ -182,7 +182,7 @@ def card_of(take: Take) -> Card:
         facts.append(f"speaker similarity {alike:.2f}")
     if portrait and isinstance(drift := (take.reading or {}).get("identity"), int | float):
         facts.append(f"identity drift {drift:.3f}")
-    before = request.inputs.get("init" if not portrait else "image" if not film else "none")
+    before = request.inputs.get("image" if portrait else "init")
     path = Path(take.path)
     return Card(
         picture=path.with_suffix(".png") if music or voice or film else path,
@@ -288,10 +288,14 @@ def _card(card: Card, folder: Path) -> str:
         )
     if card.video is not None and card.video.is_file():
         film = _link(card.video, folder)
+        poster = ""
+        if card.before is not None and card.before.is_file():
+            poster = f' poster="{_link(card.before, folder)}"'
         image = (
-            f'<video controls preload="metadata" src="{film}" aria-label="{alt}"></video>{image}'
+            f'<video controls playsinline preload="metadata"{poster} src="{film}" '
+            f'aria-label="{alt}"></video>{image}'
         )
-    if card.before is not None and card.before.is_file():
+    elif card.before is not None and card.before.is_file():
         before = _link(card.before, folder)
         image = (
             f'<div class="pair"><a href="{before}"><img src="{before}" loading="lazy" '
@@ -385,7 +389,8 @@ article.voice img{aspect-ratio:8/5;background:#fbfaf7}
 article.voice .player{padding:0 0 .5rem}
 article.voice .chart{margin-top:.5rem}
 article.portrait{grid-column:1/-1;flex-direction:row;align-items:stretch}
-article.portrait video{flex:0 0 28%;min-width:0;max-height:34rem;background:#000;object-fit:contain}
+article.portrait video{flex:0 0 28%;min-width:0;max-height:34rem;background:var(--track);
+object-fit:contain}
 article.portrait>a{flex:0 0 45%}
 article.portrait img{aspect-ratio:8/5;height:100%;object-fit:contain;background:#fbfaf7}
 .player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;

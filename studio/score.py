@@ -1,12 +1,15 @@
-"""`affect score FILE`: what both readers read in a picture or hear in a piece of music.
+"""`affect score FILE`: what both readers read in a picture or film or hear in music and speech.
 
 The readers were made to rate generated media. A picture or sound without this studio's mark, or one
 made from a photo, may be of a real person, and inferring a person's emotions is regulated: such a
 file needs `--real-media`, which prints the notice. Notes are nobody's face or voice: any MIDI file
 may be scored. Speech and music are told apart by what a file says about itself; a sound from
 elsewhere is taken for speech unless `--modality music` says otherwise. People differ more than
-their moods do, so speech is best read against neutral speech of the same person. A score says how
-a reader reads the work, never what anyone feels. One file at a time, nothing is stored.
+their moods do, so speech is best read against neutral speech of the same person. A film is taken
+for a face: the critic reads its curves, those beside a film of ours or else those that its mesh
+moves by, and the reader the mesh, against the photo it was made from or else the face at rest. A
+score says how a reader reads the work, never what anyone feels. One file at a time, nothing is
+stored.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from studio.console import note, result_json, table_console
-from studio.notice import NOTICE, SOUND_NOTICE, VOICE_NOTICE, is_ours
+from studio.notice import FILM_NOTICE, NOTICE, SOUND_NOTICE, VOICE_NOTICE, is_ours
 from studio.run import quiet_libraries
+from studio.source import is_picture_of_film
 
 if TYPE_CHECKING:
     from adapters.piece import Piece
     from adapters.reading import Reading
     from adapters.voice_analysis import Analysis
+    from pipelines.take import Take
 
 READERS = ("critic-image", "reader-image")
 
@@ -40,7 +45,7 @@ def score(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A picture (PNG, JPEG, WEBP), music (MID) or a sound (WAV, FLAC, MP3)."
+            help="A picture (PNG, JPEG, WEBP), music (MID), a sound (WAV, FLAC, MP3), a film (MP4)."
         ),
     ],
     real_media: Annotated[
@@ -76,7 +81,9 @@ def score(
     if kind == "voice":
         readings, more = _of_voice(file, real_media, reference)
     else:
-        read = {"notes": _of_notes, "music": _of_sound, "pictures": _of_picture}[kind]
+        read = {
+            "notes": _of_notes, "music": _of_sound, "pictures": _of_picture, "films": _of_film,
+        }[kind]  # fmt: skip
         readings, more = read(file, real_media)
     gap = {}
     if len(readings) == 2:
@@ -94,18 +101,24 @@ def score(
 
 
 def kind_of_file(file: Path) -> str:
-    """ "notes", "sound" or "pictures", by the first bytes, by the name where they tell nothing."""
+    """ "notes", "sound", "films" or "pictures", by the first bytes, else by the name."""
     from pipelines.media_midi import is_midi
     from pipelines.media_sound import kind_of
+    from pipelines.media_video_records import is_mp4
 
     head = b""
     with suppress(OSError, ValueError):  # told by the decoder of pictures
         if file.is_file():
             with file.open("rb") as opened:
                 head = opened.read(16)
+    if is_mp4(head):
+        return "films"
     if is_midi(head) or kind_of(head):
         return "notes" if is_midi(head) else "sound"
-    named = {".mid": "notes", ".midi": "notes", ".wav": "sound", ".flac": "sound", ".mp3": "sound"}
+    named = {
+        ".mid": "notes", ".midi": "notes", ".wav": "sound", ".flac": "sound", ".mp3": "sound",
+        ".mp4": "films",
+    }  # fmt: skip
     return named.get(file.suffix.lower(), "pictures")  # its decoder says what is wrong
 
 
@@ -114,18 +127,52 @@ def _of_picture(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[
     from pipelines.take import Take
 
     image = load_image(file)
-    modality = ""
+    take: Take | None = None
     with suppress(ValueError):  # a picture from elsewhere carries no request
-        modality = Take.read(file).request.modality
-    if modality in ("music", "voice"):
-        what, beside = ("notes", ".mid or .wav") if modality == "music" else ("a voice", "sound")
+        take = Take.read(file)
+    modality = take.request.modality if take is not None else ""
+    still = take is not None and modality == "portrait" and not is_picture_of_film(take)
+    if modality in BESIDE and not still:
+        what, beside = BESIDE[modality]
         msg = f"score: {file} is a picture of {what}; score the {beside} beside it"
         raise ValueError(msg)
+    if take is not None and still:
+        return _of_still(file, real_media, take)
     ours = _allowed(file, real_media, NOTICE, "show a real person")
     quiet_libraries(offline=True)
     from adapters.critic import load_critic
 
     return {name: load_critic(name).read([image])[0] for name in READERS}, {"made_here": ours}
+
+
+BESIDE = {
+    "music": ("notes", ".mid or .wav"),
+    "voice": ("a voice", "sound"),
+    "portrait": ("a film", ".mp4"),
+}
+"""Modality -> what a picture beside a take shows, and the file that is scored instead."""
+
+
+def _of_film(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """The critic reads the curves of the face, the reader its mesh, frame by frame."""
+    from studio.score_face import read_film
+
+    ours = _allowed(file, real_media, FILM_NOTICE, "show a real person")
+    quiet_libraries(offline=True)
+    readings, more = read_film(file)
+    return readings, {"made_here": ours, **more}
+
+
+def _of_still(
+    file: Path, real_media: bool, take: Take
+) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """The same of one retouched photo."""
+    from studio.score_face import read_still
+
+    ours = _allowed(file, real_media, FILM_NOTICE, "show a real person")
+    quiet_libraries(offline=True)
+    readings, more = read_still(file, take)
+    return readings, {"made_here": ours, **more}
 
 
 def _of_notes(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
