@@ -39,6 +39,7 @@ Singles = NDArray[np.float32]
 # Seconds of work on one core, so that the bar moves evenly: of speech that is heard, of a step of
 # the model, of a frame that is rendered at 512 px and encoded, measured again, or of a film read.
 HEAR, STEP, RENDER, READ, DRIVE = 0.03, 0.004, 0.045, 0.012, 0.02
+SETUP = 1.0  # s of a photo that is made ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,13 @@ def _speaking(sounds: Sounds | None, motion: Motion) -> Floats:
     if sounds is not None:
         heard = hear(sounds.mono).speaking
         return np.interp(times, np.arange(len(heard)) / 30, heard, right=0.0)
-    busy = (
-        np.abs(np.gradient(motion.channel("jawOpen").astype(np.float64))) if len(times) > 1 else 0
-    )
-    wide = np.ones(max(1, round(0.6 * motion.fps)))
-    busy = np.convolve(np.broadcast_to(busy, times.shape), wide / len(wide), "same")
-    return np.clip(busy * motion.fps / 1.5, 0, 1)  # 1.5 jaws a second: ordinary talk
+    if len(times) < 2:
+        return np.zeros(len(times))
+    busy = np.abs(np.gradient(motion.channel("jawOpen").astype(np.float64)))
+    half = max(1, round(0.3 * motion.fps))
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(busy, half, mode="edge"), 2 * half + 1)
+    # 1.5 jaws a second: ordinary talk
+    return np.asarray(np.clip(around.mean(axis=1) * motion.fps / 1.5, 0, 1))
 
 
 def _still(job: Job, seed: int) -> Motion:

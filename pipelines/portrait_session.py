@@ -36,6 +36,7 @@ from pipelines.portrait_maker import (
     HEAR,
     READ,
     RENDER,
+    SETUP,
     STEP,
     Done,
     Report,
@@ -365,6 +366,7 @@ class Session:
         job, motion = made.job, made.motion
         report(Done("render", 0.0))
         rig, face = self._rig(job)
+        report(Done("render", SETUP))
         batch = self.options.get("batch_size")
         batch = batch or (BATCH if rig.device.type == "cpu" else BATCH_GPU)
         shown = {} if job.params.still else dict.fromkeys(moments(motion))
@@ -384,7 +386,7 @@ class Session:
                 picture = pixels
                 yield pixels
                 waiting += 1
-                if waiting == batch:
+                if waiting == batch or k == len(motion) - 1:
                     report(Done("render", waiting * RENDER, Image.fromarray(pixels)))
                     waiting = 0
 
@@ -436,7 +438,7 @@ class Session:
 
 def _rendering(job: Job) -> float:
     """Seconds that rendering and reading a job take on one core, about."""
-    return job.frames * (RENDER + READ) + 1.0
+    return job.frames * (RENDER + READ) + SETUP
 
 
 def _clips(jobs: Sequence[Job]) -> list[Any]:
