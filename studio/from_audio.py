@@ -45,7 +45,7 @@ def is_from_audio(text: str) -> bool:
     return text.strip().lower().replace("_", "-").replace(" ", "-") == WORD
 
 
-def emotion_of_speech(audio: Path | None, *, over: bool = False) -> EmotionTimeline:
+def emotion_of_speech(audio: Path | None) -> EmotionTimeline:
     """The emotion of a recording over time; told on stderr.
 
     Raises:

@@ -330,7 +330,7 @@ def portrait(
     check_curves_out(curves, n)
     over = bool(params.get("over"))
     if is_from_audio(emotion):
-        felt = emotion_of_speech(audio, over=over)
+        felt = emotion_of_speech(audio)
     else:
         felt = read_emotion(emotion, over=over, reader=reader, modality="portrait")
     requests = build_requests(

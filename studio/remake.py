@@ -130,7 +130,7 @@ def remake(
     if emotion is not None:
         over = bool(merged.get("over"))
         if old.modality == "portrait" and is_from_audio(emotion):
-            state = emotion_of_speech({**kept, **given}.get("audio"), over=over)
+            state = emotion_of_speech({**kept, **given}.get("audio"))
         else:
             state = read_emotion(emotion, over=over, reader=reader, modality=old.modality)
     requests = build_requests(
