@@ -14,6 +14,7 @@ from adapters.face_reader import FaceReader
 from adapters.face_reading import CLASSES, EXPRESSIONS
 from adapters.motion_critic import KINDS, MotionCritic, load_portrait_critic
 from pipelines.media import load_image
+from tests.tiny import tiny_portrait
 from training import portrait_evaluate as evaluate
 from training.portrait_evaluate import LEVELS, Asked, asked, drawn, heard_of, rows_of, shown
 from training.portrait_evaluate_report import (
@@ -25,6 +26,7 @@ from training.portrait_evaluate_report import (
     recognised,
     rising,
     said,
+    share,
     summary,
 )
 
@@ -86,6 +88,9 @@ def test_shares_have_intervals_over_faces() -> None:
     mean, low, high = grouped([1, 1, 0, 0], ["a", "a", "b", "b"])
     assert (mean, low, high) == (0.5, 0.0, 1.0), "two faces tell little"
     assert np.isnan(grouped([], [])[0])
+    mean, low, high = share([True] * 6, ["a", "a", "b", "b", "c", "c"])
+    assert mean == high == 1.0
+    assert low < 0.5, "three faces do not make sure"
 
 
 def test_rising_counts_the_order_of_levels() -> None:
@@ -113,6 +118,7 @@ def test_the_critics_figures_are_of_motions() -> None:
                       "seed": 0, "kinds": kinds.tolist()})  # fmt: skip
     found = of_critic(heard)
     assert found["all"][0] == found["strong"][0] == found["rest"][0] == 1.0
+    assert found["rest"][1] < 0.5
     assert found["spearman"][0] == pytest.approx(1)
 
 
@@ -162,13 +168,17 @@ def test_the_shipped_pair_reads_rendered_faces(
         for one in more
     ]  # fmt: skip
     found = summary(more, heard, {"closed": about}, [0.03, 0.04])
-    found["run"] = {"seeds": 1, "frames": 1, "size": 256, "reader": reader.digest}
+    found["run"] = {"seeds": 1, "frames": 1, "size": 256, "weights": "abc", "reader": reader.digest}
     text = markdown(json.loads(json.dumps(found)))
-    assert "| all intensities | 1.00 (1.00..1.00) |" in text
+    assert "| all intensities | 1.00 (0.21..1.00) |" in text
     assert "no person judged" in text
 
 
 def test_an_old_folder_is_told(tmp_path: Path) -> None:
-    np.savez(tmp_path / "motions.npz", other=np.zeros((3, 55)))
-    with pytest.raises(ValueError, match="give an empty folder"):
-        evaluate.evaluate(Path("nowhere"), tmp_path)
+    model = tiny_portrait(tmp_path / "model")
+    keys = {one.key: np.zeros((3, 55)) for one in asked(2, speech=False)}
+    weights = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+    for kept, what in (({"weights": weights}, "no silence"), (keys, "other weights")):
+        np.savez(tmp_path / "motions.npz", **{"weights": weights, **kept})
+        with pytest.raises(ValueError, match=f"{what}.*give an empty folder"):
+            evaluate.evaluate(model, tmp_path)

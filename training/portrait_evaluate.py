@@ -48,6 +48,7 @@ from pipelines.media_sound import load_sound
 from pipelines.portrait_model import PortraitPipeline
 from pipelines.portrait_motion import plan
 from pipelines.portrait_rig import Rig
+from pipelines.portrait_session import weights_of
 from training.portrait_critic import write_section
 from training.portrait_evaluate_report import markdown, summary
 
@@ -277,7 +278,7 @@ def evaluate(
         msg = "critics: need critic-portrait and reader-portrait; restore assets/models"
         raise ValueError(msg)
     wanted = asked(seeds, speech is not None)
-    motions = _motions(model, wanted, speech, out)
+    motions, weights = _motions(model, wanted, speech, out)
     faces: dict[str, dict[str, Any]] = {}
     about: dict[str, dict[str, float]] = {}
     for name, image in sources():
@@ -290,7 +291,13 @@ def evaluate(
     rows = rows_of(faces, wanted, reader)
     heard = heard_of(motions, wanted, critic)
     found = summary(rows, heard, about, between(faces))
-    found["run"] = {"seeds": seeds, "frames": frames, "size": size, "reader": reader.digest}
+    found["run"] = {
+        "seeds": seeds,
+        "frames": frames,
+        "size": size,
+        "weights": weights,
+        "reader": reader.digest,
+    }
     for name, value in (("rows", rows), ("heard", heard), ("figures", found)):
         with replacing(out / f"{name}.json") as fresh:
             fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
@@ -310,13 +317,16 @@ def _stored(
 
 def _motions(
     model: Path, wanted: Sequence[Asked], speech: Path | None, out: Path
-) -> dict[str, Motion]:
+) -> tuple[dict[str, Motion], str]:
+    """Motions by name, and 16 hex digits of the weights that drew them."""
+    pipe = PortraitPipeline.load(model)
+    weights = weights_of(pipe, "")
+
     def make() -> dict[str, NDArray[Any]]:
-        pipe = PortraitPipeline.load(model)
         sound = None
         if speech is not None:
             sound = load_sound(speech, 16000).waveform.mean(axis=0)[: round(16000 * SECONDS)]
-        found = {}
+        found = {"weights": np.frombuffer(weights.encode(), dtype=np.uint8)}
         for one in wanted:
             motion = drawn(one, pipe, sound)
             found[one.key] = np.concatenate([motion.curves, motion.pose], axis=1)
@@ -324,10 +334,12 @@ def _motions(
 
     kept = _npz(out / "motions.npz", make)
     missing = [one.key for one in wanted if one.key not in kept]
-    if missing:
-        msg = f"out: {out} holds another run (no {missing[0]}); give an empty folder"
+    if missing or bytes(kept["weights"]).decode() != weights:
+        what = f"no {missing[0]}" if missing else "other weights"
+        msg = f"out: {out} holds another run ({what}); give an empty folder"
         raise ValueError(msg)
-    return {one.key: Motion(kept[one.key][:, :52], kept[one.key][:, 52:]) for one in wanted}
+    motions = {one.key: Motion(kept[one.key][:, :52], kept[one.key][:, 52:]) for one in wanted}
+    return motions, weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
