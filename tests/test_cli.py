@@ -122,6 +122,8 @@ def test_help_show_and_mistakes_load_nothing_heavy(take: Take) -> None:
         ["grid", "music", "--help"],
         ["make", "voice", "--help"],
         ["grid", "voice", "--help"],
+        ["make", "portrait", "--help"],
+        ["grid", "portrait", "--help"],
         ["remake", "--help"],
         ["models", "list"],
         ["show", str(take.path)],
@@ -131,6 +133,8 @@ def test_help_show_and_mistakes_load_nothing_heavy(take: Take) -> None:
         ["make", "music", "--title", "a lake", "--continue", str(take.path)],
         ["make", "voice", "--text", "a lake", "-e", "sadnes"],
         ["make", "voice", "--text", "a lake", "--audio", str(take.path)],
+        ["make", "portrait", "--title", "a lake", "-e", "sadnes"],
+        ["make", "portrait", "--title", "a lake"],
     )
     assert light == (["--help"], 0, []), "not even numpy"
     for command, code, heavy in rest:
@@ -144,7 +148,7 @@ def test_every_verb_answers_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("modality", ["image", "music", "voice"])
+@pytest.mark.parametrize("modality", PANELS)
 def test_every_knob_is_an_option(modality: str) -> None:
     """One option a field: a knob that is added to a modality appears without a change here."""
     import dataclasses

@@ -14,6 +14,7 @@ import typer
 from adapters.emotion import EmotionTimeline
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
+from pipelines.portrait import PortraitParams
 from pipelines.voice import VoiceParams
 from studio.cli import app
 
@@ -40,7 +41,12 @@ def params_table(kind: type) -> str:
     return "\n".join(rows)
 
 
-KINDS = [("image", ImageParams), ("music", MusicParams), ("voice", VoiceParams)]
+KINDS = [
+    ("image", ImageParams),
+    ("music", MusicParams),
+    ("voice", VoiceParams),
+    ("portrait", PortraitParams),
+]
 
 
 @pytest.mark.parametrize(("modality", "kind"), KINDS)
@@ -68,7 +74,7 @@ def test_every_command_parses(line: str) -> None:
         context = command.make_context(name, list(rest), parent=context)
         rest = [*getattr(context, "_protected_args", []), *context.args]
     emotion = context.params.get("emotion")
-    if emotion and emotion not in ("all", "neutral"):
+    if emotion and emotion not in ("all", "neutral", "from-audio"):
         EmotionTimeline.parse(emotion)
 
 
