@@ -224,7 +224,8 @@ def decode_track(path: Path | str) -> Sound | None:
         context = stream.codec_context if stream is not None else None
         if context is None or context.name not in SOUND_CODECS:
             return None
-        rate, parts, first = int(context.sample_rate), [], 0.0
+        rate, first = int(context.sample_rate), 0.0
+        parts: list[NDArray[np.float32]] = []
         if not RATES[0] <= rate <= RATES[1]:
             return None
         most = int(MAX_SECONDS * rate)

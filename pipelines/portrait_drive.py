@@ -191,7 +191,7 @@ def _angles(turn: Floats) -> Floats:
     yaw = np.arctan2(ahead[0], ahead[2])
     pitch = np.arctan2(ahead[1], np.hypot(ahead[0], ahead[2]))
     roll = np.arctan2(up[0], up[1])
-    return np.degrees(np.array([yaw, pitch, roll]))
+    return np.asarray(np.degrees(np.array([yaw, pitch, roll])))
 
 
 @cache

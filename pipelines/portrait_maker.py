@@ -30,7 +30,7 @@ from pipelines.portrait import Job, PortraitParams
 from pipelines.portrait_drive import worn
 from pipelines.portrait_model import Sampling
 from pipelines.portrait_motion import MOST_MUSCLE, MotionSettings, plan
-from pipelines.portrait_sound import hear
+from pipelines.portrait_sound import FPS, Hearing, hear
 from pipelines.voice_maker import straightened
 
 Floats = NDArray[np.float64]
@@ -56,23 +56,25 @@ Report = Callable[[Done], None]
 
 @dataclass(frozen=True, slots=True)
 class Sounds:
-    """What is heard: the samples as given, and as the model reads them.
-
-    waveform: float32 (channels, samples) at sample_rate. mono: float32 (samples,) at 16 kHz.
-    speaking: whether anybody speaks.
-    """
+    """What is heard: the samples as given, float32 (channels, samples), and as the model reads."""
 
     waveform: Singles
     sample_rate: int
-    mono: Singles
-    speaking: bool
+    heard: Hearing
 
     @classmethod
-    def of(cls, waveform: Singles, sample_rate: int) -> Sounds:
-        """Of samples, (channels, samples)."""
+    def of(
+        cls, waveform: Singles, sample_rate: int, on_block: Callable[[], None] | None = None
+    ) -> Sounds:
+        """Of samples, (channels, samples); on_block is called now and then and may raise."""
         plain, _ = straightened(waveform)
         mono = at_rate(plain, sample_rate)
-        return cls(waveform, sample_rate, mono, bool(hear(mono).speaking.any()))
+        return cls(waveform, sample_rate, hear(mono, on_block=on_block))
+
+    @property
+    def speaking(self) -> bool:
+        """Whether anybody speaks."""
+        return bool(self.heard.speaking.any())
 
     @property
     def seconds(self) -> float:
@@ -132,7 +134,7 @@ def _planned(job: Job, pipe: Any, seed: int, sounds: Sounds | None, report: Repo
     told = contractions(track, residuals)
     with _worn(pipe, params.lora, params.lora_weight):
         return plan(
-            sounds.mono if sounds is not None else None,
+            sounds.heard if sounds is not None else None,
             track,
             residuals,
             seconds=job.frames / params.fps,
@@ -172,8 +174,8 @@ def _speaking(sounds: Sounds | None, motion: Motion) -> Floats:
     """(T,) 0..1 whether words are said: by the sound, else by a jaw that is busy."""
     times = motion.times
     if sounds is not None:
-        heard = hear(sounds.mono).speaking
-        return np.interp(times, np.arange(len(heard)) / 30, heard, right=0.0)
+        heard = sounds.heard.speaking
+        return np.interp(times, np.arange(len(heard)) / FPS, heard, right=0.0)
     if len(times) < 2:
         return np.zeros(len(times))
     busy = np.abs(np.gradient(motion.channel("jawOpen").astype(np.float64)))

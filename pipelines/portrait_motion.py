@@ -29,7 +29,7 @@ from pipelines.portrait_model import (
     Sampling,
     emotion_rows,
 )
-from pipelines.portrait_sound import FPS, Hearing, hear, silence
+from pipelines.portrait_sound import FPS, Hearing, fitted, hear, silence
 
 Floats = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class MotionSettings:
 
 
 def plan(
-    waveform: ArrayLike | None,
+    waveform: ArrayLike | Hearing | None,
     track: ArrayLike,
     residuals: ArrayLike | None = None,
     *,
@@ -102,7 +102,7 @@ def plan(
     """Motion of a face that says a recording and feels a track.
 
     Args:
-        waveform: (samples,) at 16 kHz, -1..1; None: nobody speaks.
+        waveform: (samples,) at 16 kHz, -1..1, or what was heard of it; None: nobody speaks.
         track: (T, 12) intensities, T frames at `fps`, or (12,) for all time.
         residuals: (T, 3) or (3,) VAD left over.
         seconds: how long; up to an hour.
@@ -129,7 +129,10 @@ def plan(
     r = _even(_rows("residuals", np.zeros(3) if residuals is None else residuals, shown, 3), frames)
     a = project(np.maximum(eased(a, FPS), 0.0), max(1.0, float(a.sum(axis=1).max())))
     r = eased(r, FPS)
-    heard = silence(frames) if waveform is None else hear(waveform, frames=frames)
+    if isinstance(waveform, Hearing):
+        heard = fitted(waveform, frames)
+    else:
+        heard = silence(frames) if waveform is None else hear(waveform, frames=frames)
     if muscles is None:
         contracted = facs.muscles(a, r)
     else:

@@ -217,7 +217,7 @@ class Session:
             self.digests[key] = weights_of(pipe, job.params.lora)
         return self.digests[key]
 
-    def _sounds(self, job: Job) -> Sounds | None:
+    def _sounds(self, job: Job, report: Report) -> Sounds | None:
         """The sound of a job: its recording, else that of its driving film; the last is kept."""
         inputs, digests = job.request.inputs, job.request.digests
         name = next((n for n in ("audio", "drive") if n in inputs), None)
@@ -229,7 +229,10 @@ class Session:
 
             self.sounds.clear()
             sound = load_sound(inputs[name]) if name == "audio" else decode_track(inputs[name])
-            found = Sounds.of(sound.waveform, sound.sample_rate) if sound is not None else None
+            found = None
+            if sound is not None:
+                stopped = functools.partial(report, Done("analyse", 0.0))
+                found = Sounds.of(sound.waveform, sound.sample_rate, stopped)
             self.sounds[digests[name]] = found
         return self.sounds[digests[name]]
 
@@ -305,7 +308,7 @@ class Session:
         job.request.check_inputs()
         pipe = self._pipeline(job)
         weights = self._weights(job, pipe)
-        sounds = self._sounds(job)
+        sounds = self._sounds(job, report)
         # The sound of a driving film is heard in the result, but the film itself moves the mouth.
         said = sounds if "audio" in job.request.inputs else None
         report(Done("analyse", job.seconds * HEAR if sounds is not None else 0.0))

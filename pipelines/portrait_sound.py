@@ -8,6 +8,7 @@ curves, emotions or files. numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,13 +63,19 @@ def silence(frames: int) -> Hearing:
     return Hearing(features, np.zeros(frames), np.zeros(frames), np.zeros(0))
 
 
-def hear(waveform: ArrayLike, sample_rate: int = RATE, frames: int | None = None) -> Hearing:
+def hear(
+    waveform: ArrayLike,
+    sample_rate: int = RATE,
+    frames: int | None = None,
+    on_block: Callable[[], None] | None = None,
+) -> Hearing:
     """What the model reads of a recording.
 
     waveform: (samples,) or (channels, samples), -1..1. frames: how many; None: as long as the
-    sound. Beyond the sound there is silence. Errors as in `adapters.voice_analysis.analyse`.
+    sound. Beyond the sound there is silence. on_block and errors as in
+    `adapters.voice_analysis.analyse`.
     """
-    analysis = analyse(waveform, sample_rate)
+    analysis = analyse(waveform, sample_rate, on_block)
     x = _mono(waveform, sample_rate)
     count = max(1, round(len(x) * FPS / RATE))
     heard = min(count, frames or count)
@@ -112,6 +119,18 @@ def padded(hearing: Hearing, frames: int) -> Hearing:
         np.concatenate([hearing.speaking, rest.speaking]),
         np.concatenate([hearing.accent, rest.accent]),
         hearing.dips,
+    )
+
+
+def fitted(hearing: Hearing, frames: int) -> Hearing:
+    """The first `frames` of it, or all and then silence."""
+    if frames >= len(hearing):
+        return padded(hearing, frames) if frames > len(hearing) else hearing
+    return Hearing(
+        hearing.features[:frames],
+        hearing.speaking[:frames],
+        hearing.accent[:frames],
+        hearing.dips[hearing.dips * FPS < frames],
     )
 
 
