@@ -69,7 +69,11 @@ class VoiceParams(Params):
     gain: str = knob("", "how much of a change is made, for example pitch=.5,timbre=1.2")
     strength: float = knob(1.0, "how far the emotion moves the voice", min=0.0, max=2.0, step=0.05)
     expressiveness: float = knob(
-        1.0, "guidance: above 1 the emotion is acted out further", min=0.0, max=4.0, step=0.1
+        1.0,
+        "guidance: how pronounced the shape of the change is; strength says how far it goes",
+        min=0.0,
+        max=4.0,
+        step=0.1,
     )
     variation: float = knob(
         0.5, "how much a take differs from the average one, 0: not at all",

@@ -5,8 +5,8 @@ asked: a take narrows the melody or lengthens less. Pitch, length and level of t
 before it is rendered, and are set. How bright and lively it is heard to be is not: breath
 brightens, and a bright vowel has more to darken than a dull one. So the sound is rendered, measured
 as a listener would (adapters.voice_cues), and rendered again with what was missing. How much
-is asked stands in the cue table (assets/emotions/voice_cues.json) times the intensity; corrections
-lie on the frames in proportion to the intensity there, so that neutral stretches stay as they are.
+is asked stands in the cue table (assets/emotions/voice_cues.json) times the intensity. A course of
+emotions over time is left as it was drawn.
 
 It deliberately knows no model and no sound file, and changes no shape: only how much of it.
 """
@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from adapters.emotion import CORE
 from adapters.voice_analysis import BAND_CENTRES, QUIETEST, Analysis
 from adapters.voice_cues import cues
 from adapters.voice_edit import LIMITS, VoiceEdit
-from adapters.voice_emotion import tilt_shape
+from adapters.voice_emotion import cue_table, tilt_shape
 from adapters.voice_expected import USUAL, expected
 
 Floats = NDArray[np.float64]
@@ -35,6 +36,11 @@ LEFT: Mapping[str, float] = {"alpha_ratio": 0.2, "pitch_sd": 0.05, "pitch_mean":
 MOST_TILT, MOST_SHIFT, MOST_WIDER = 6.0, 3.0, 1.6
 """The most that is corrected: dB a round, semitones, factor. Where more is missing the voice cannot
 give it, and what would be forced is heard as damage."""
+MOST_LONGER = math.log(2.5)
+"""Logarithm of the longest result, times the source: what is stretched further is no speech."""
+STEADY = 0.05
+"""Intensity by which frames may differ. A course over time is left as it was drawn: its steps are
+no melody, and what is missing in one part must not be added in another."""
 MOST_MISHEARD = 1.0
 """Semitones between the pitch of the frames and the pitch that is measured in the sound."""
 GROUPS: Mapping[str, str] = {
@@ -56,6 +62,17 @@ class Goal:
     level: float | None
     duration: float | None
     weight: Floats
+
+    def changes(self, analysis: Analysis) -> dict[str, float]:
+        """Cue -> the change that this source is brought to, in the cue's unit."""
+        if not self.weight.any():
+            return {}
+        found = dict(self.cues)
+        if "pitch_sd" in found:
+            found["pitch_sd"] = (found["pitch_sd"] - 1) * cues(analysis)["pitch_sd"]
+        if self.level is not None:
+            found["level"] = self.level
+        return found
 
 
 def goal_of(
@@ -92,8 +109,12 @@ def goal_of(
     if share.get("level", 1.0) > 0:
         level = sizes.get("level", 0.0) * share.get("level", 1.0)
     if timed and share.get("timing", 1.0) > 0:
-        rate = sizes.get("syllable_rate", 0.0) * share.get("timing", 1.0)
-        duration = 1.0 / (1.0 + rate / USUAL["syllable_rate"])
+        rows = cue_table()["emotions"]
+        each = [math.log(rows[name]["duration"]) for name in CORE]
+        longer = float(told.mean(axis=0) @ np.array(each)) * share.get("timing", 1.0)
+        duration = math.exp(min(max(longer, -MOST_LONGER), MOST_LONGER))
+    if np.ptp(told, axis=0).max() > STEADY:
+        weight = np.zeros(len(told))  # one figure for the whole says nothing about its parts
     return Goal(held, level, duration, weight)
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ OFFSET, OPPOSITE = 0.01, 0.8
 which they are taken to be one voice, wired the wrong way round."""
 DRIFT = 0.5
 """dB of level beside what was asked that is made up for."""
+WIDE = 24_000
+"""Hz above which trying out costs more than the last rendering."""
 MEASURED_SECONDS = 60.0
 """Recordings up to here are rendered and measured until they are right, longer ones once more."""
 FAINT = 0.02
@@ -128,7 +130,8 @@ class Candidate:
 
     waveform: float32 (channels, samples). analysis: of it. warp: seconds of the source and of the
     result, both rising. engine: how pitch and time were moved, "none" where the result is the
-    recording itself. asked_db: the change of level that was planned.
+    recording itself. asked_db: the change of level that was planned. kept: cue -> the change that
+    the sound was brought to.
     """
 
     waveform: Singles
@@ -136,6 +139,7 @@ class Candidate:
     warp: tuple[Floats, Floats]
     engine: str
     asked_db: float
+    kept: Mapping[str, float] = field(default_factory=dict)
 
 
 def candidates_of(
@@ -248,20 +252,30 @@ def _rendered(
         report(Done("render", max(0.0, share - before) * source.seconds * RENDER))
         before = share
 
-    def heard(edit: VoiceEdit) -> tuple[Singles, Analysis]:
+    def sounded(edit: VoiceEdit, x: Singles, rate: int) -> tuple[Singles, Analysis]:
         nonlocal before
         before = 0.0
         waveform = rendered(
-            source.plain, source.sample_rate, source.analysis, edit,
+            x, rate, source.analysis, edit,
             seconds=wanted, protect=job.params.protect, engine=engine, seed=seed,
             on_piece=on_piece,
         )  # fmt: skip
-        found = waveform, analyse(waveform, source.sample_rate, no_work(report))
+        found = waveform, analyse(waveform, rate, no_work(report))
         report(Done("analyse", source.seconds * ANALYSE))
         return found
 
+    # What is measured lies below 8 kHz, so wide recordings are tried out narrow, and rendered once.
+    narrow = source.sample_rate <= WIDE and len(source.plain) == 1
+    trial = (source.plain, source.sample_rate)
+    if not narrow:
+        trial = (at_rate(source.plain, source.sample_rate)[None, :], RATE)
     goal = _goal(job, source, pipe, wanted)
-    edit, waveform, analysis = followed(heard, source.analysis, edit, goal, rounds)
+    if goal.weight.any():
+        edit, waveform, analysis = followed(
+            lambda edit: sounded(edit, *trial), source.analysis, edit, goal, rounds
+        )
+    if not narrow or not goal.weight.any():
+        waveform, analysis = sounded(edit, source.plain, source.sample_rate)
     asked = level_of(source.analysis, edit)
     peak = max(PEAK, float(np.abs(source.waveform).max()))
     for _ in range(3):
@@ -274,7 +288,7 @@ def _rendered(
     warp = time_warp(edit, source.seconds, wanted)
     if (source.signs < 0).any():
         waveform = waveform * source.signs
-    return Candidate(waveform, analysis, warp, engine, asked)
+    return Candidate(waveform, analysis, warp, engine, asked, goal.changes(source.analysis))
 
 
 def _goal(job: Job, source: Source, pipe: Any, wanted: float | None) -> Goal:

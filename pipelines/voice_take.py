@@ -118,6 +118,8 @@ def notes_of(made: Made) -> list[str]:
             "source: nothing is taken away where the emotion asked for is neutral; "
             "ask for a little of one"
         )
+    elif made.same and (job.params.negative or job.request.emotion.peak.intensity > 0):
+        notes.append("nothing is changed: no strength or no emotion is asked for, or all is locked")
     if (source.signs < 0).any() and not made.same:
         notes.append("two channels are wired the wrong way round; they are kept so")
     if source.plain is not source.waveform and (source.signs > 0).all() and not made.same:
@@ -152,7 +154,7 @@ def reading_of(made: Made, heard: Reading | None, curves: Mapping[str, Curve]) -
         "against": "the recording" if made.against else None,
         "curve": _curve_json(curves),
         "cues": [
-            {key: _number(value) for key, value in row.items()}
+            {key: _number(value) for key, value in {**row, **_kept(made, row)}.items()}
             for row in with_expected(cue_table(before, after), asked[1:], locks)
         ],
         "speaker_similarity": _compared(speaker_similarity, before, after),
@@ -215,6 +217,12 @@ def _pitch(analysis: Analysis) -> float | None:
     """Median Hz where somebody speaks with a pitch."""
     tone = analysis.f0[analysis.voiced & analysis.speech]
     return float(np.median(tone)) if len(tone) else None
+
+
+def _kept(made: Made, row: Mapping[str, object]) -> dict[str, float]:
+    """What a cue was brought to, where it was, in place of what its emotion usually does."""
+    change = made.result.kept.get(str(row["name"]))
+    return {} if change is None else {"expected": change}
 
 
 def _number(value: Any) -> Any:

@@ -87,13 +87,30 @@ def test_locked_groups_stay_as_they_are() -> None:
     assert np.array_equal(sound, SOUND)
 
 
-def test_neutral_stretches_are_left_alone() -> None:
+def test_a_course_is_left_as_it_was_drawn() -> None:
+    """A step of the pitch between two emotions is no melody that is too wide."""
     asked = track("anger", 0.8)
     asked[: len(asked) // 2] = 0.0
-    edit, _, _ = followed(heard, SOURCE, VoiceEdit.identity(len(SOURCE)), goal_of(asked, 1.0))
-    still = len(SOURCE) // 2
-    assert not edit.rows()[:still].any()
-    assert edit.semitones[still:].max() > 2
+    edit = VoiceEdit.constant(len(SOURCE), semitones=np.where(asked.any(axis=1), 5.0, 0.0))
+    goal = goal_of(asked, 1.0)
+    kept, _, _ = followed(heard, SOURCE, edit, goal)
+    assert kept is edit
+    assert goal.changes(SOURCE) == {}
+
+
+@pytest.mark.parametrize("emotion", ["sadness", "excitement", "disgust"])
+def test_more_is_never_shorter_than_less_nor_without_end(emotion: str) -> None:
+    goals = [
+        goal_of(track(emotion, level), 1.3, {"timing": gain}).duration
+        for gain in (0.5, 1.0, 2.0, 3.0)
+        for level in (0.5, 1.0, 2.0)
+    ]
+    lengths = np.array(goals).reshape(4, 3)
+    away = np.abs(np.log(lengths))
+    assert (np.diff(away, axis=1) >= 0).all()
+    assert (np.diff(away, axis=0) >= 0).all()
+    assert (lengths <= 2.51).all()
+    assert (lengths >= 0.39).all()
 
 
 def test_of_two_people_the_melody_is_not_one() -> None:
