@@ -265,7 +265,7 @@ def test_metadata_is_read_by_content_from_every_medium(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match="no PNG, JPEG or WEBP"):
             load_image(path)
     path.write_bytes(b"hello")
-    with pytest.raises(MediaError, match="nor MIDI, WAV, FLAC or MP3") as error:
+    with pytest.raises(MediaError, match="nor MIDI, WAV, FLAC, MP3 or MP4") as error:
         read_metadata(path)
     one_line(error)
 
