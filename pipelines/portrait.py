@@ -39,6 +39,9 @@ CLASSES = ("PortraitPipeline",)
 INDEX = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"
 STILLS = ("png", "jpg", "webp")
+PUBLISHED = ("88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",)
+"""sha256 of pictures of real people that are free for any use: Eileen Collins, photographed by
+NASA, public domain, as scikit-image ships it (skimage/data/astronaut.png)."""
 
 
 @dataclass(frozen=True, slots=True)

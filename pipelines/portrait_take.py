@@ -25,7 +25,7 @@ from adapters.face_motion import Motion, to_csv
 from adapters.reading import LABELS, Reading
 from pipelines.curve import Curve
 from pipelines.media import TRAINED
-from pipelines.portrait import Job
+from pipelines.portrait import PUBLISHED, Job
 from pipelines.portrait_maker import Sounds
 from pipelines.take import Request, Take, digital_source, write_take
 from pipelines.voice_take import shipped_digests
@@ -257,6 +257,8 @@ def _nobodys(request: Request, depth: int = 3) -> bool:
     """Whether all faces and voices of a request ship with the project, or were made of such."""
     for name in ("image", "audio", "drive"):
         if name not in request.inputs or request.digests[name] in shipped_digests():
+            continue
+        if request.digests[name] in PUBLISHED:
             continue
         made = None
         with suppress(ValueError, OSError):

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from studio.options import with_params
 from studio.remake import chosen_params, lora_of
 from studio.run import PANELS, params_of, portable
 from tests import speech
-from tests.tiny import tiny_composer, tiny_folder, tiny_voice
+from tests.tiny import tiny_composer, tiny_folder, tiny_portrait, tiny_voice
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--steps", "2"]
@@ -664,9 +665,11 @@ def test_a_demo_without_pictures_fails_and_draws_no_sheet(
 
     hook = register_module_forward_pre_hook(full)
     try:
-        # a composer and a voice that are not here: the demo then goes without them
+        # models of all else are not here: the demo then goes without them
         arguments = ["demo", "--out", str(tmp_path / "out"), "-b", str(weights)]
-        assert run([*arguments, "--composer", str(tmp_path), "--voice", str(tmp_path), *FAST]) == 1
+        for other in ("--composer", "--voice", "--portrait"):
+            arguments += [other, str(tmp_path)]
+        assert run([*arguments, *FAST]) == 1
     finally:
         hook.remove()
     assert "does not fit" in capsys.readouterr().err
@@ -686,6 +689,8 @@ def test_demo_prints_a_page_whose_pictures_are_there(
     monkeypatch.setenv("PATH", "/nowhere")  # whether espeak-ng is installed must not matter
     composer, voice = tiny_composer(tmp_path / "composer"), tiny_voice(tmp_path / "voice")
     arguments = ["demo", "--out", str(out), "-b", str(weights), "--composer", str(composer)]
+    monkeypatch.setattr("studio.demo.PORTRAITS", (("closed.jpg", "anger .9", {"seconds": 0.2}),))
+    arguments += ["--portrait", str(tiny_portrait(tmp_path / "portrait"))]
     assert run([*arguments, "--voice", str(voice), *FAST]) == 0
     page = Path(capsys.readouterr().out.strip())
     links = re.findall(r'src="([^"]+)"', page.read_text(encoding="utf-8"))
@@ -697,6 +702,7 @@ def test_demo_prints_a_page_whose_pictures_are_there(
     assert sum("-grid-" in link for link in links) == 1
     assert sum(link.startswith("inputs/") for link in links) == 4, "two photos, two moods each"
     assert len(links) > 15
+    assert sum(link.endswith(".mp4") for link in links) == bool(find_spec("mediapipe"))
 
 
 # Calibrating -----------------------------------------------------------------------------------
