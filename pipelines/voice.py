@@ -53,7 +53,7 @@ CLASSES = {"VoicePipeline": "edit", "MelVoicePipeline": "mel"}
 """Class in a backbone's folder -> how it makes a voice: edits of the recording, or a new mel."""
 INDEX = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"  # of `pipelines.voice_model`
-CANDIDATES = 2  # one more is read right more often (.44 and .52 to .57 of 54), four no more
+CANDIDATES = 1  # the choice of two is read right no more often (.67, .66) and takes twice as long
 
 
 @dataclass(frozen=True, slots=True)
