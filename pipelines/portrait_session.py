@@ -65,6 +65,7 @@ BATCH, BATCH_GPU = 8, 64
 """Frames rendered at once: so many fit a processor's cache, or fill an accelerator."""
 MEASURED, MOST_MEASURED = 10, 600
 """Frames a second that are measured again, and of a film in all."""
+PREVIEW = 320  # px that a preview's longer side has at least
 WINDOW = 0.25  # s between readings over time
 
 _LAST: dict[str, Any] = {}  # The model used last: the next call need not load it again.
@@ -390,7 +391,9 @@ class Session:
                 yield pixels
                 waiting += 1
                 if waiting == batch or k == len(motion) - 1:
-                    report(Done("render", waiting * RENDER, Image.fromarray(pixels)))
+                    step = max(1, max(pixels.shape) // PREVIEW)
+                    small = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+                    report(Done("render", waiting * RENDER, small))
                     waiting = 0
 
         data = b""
