@@ -21,7 +21,11 @@ BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
 # verb: (module:function of that file that returns a typer app, one line of help, help panel)
 VERBS: dict[str, tuple[str, str, str]] = {
-    "make": ("studio.make:app", "Make media with an emotion: image, music, voice.", "Make"),
+    "make": (
+        "studio.make:app",
+        "Make media with an emotion: image, music, voice, portrait.",
+        "Make",
+    ),
     "grid": ("studio.grid:app", "Emotions by levels in one batch, as a contact sheet.", "Make"),
     "remake": ("studio.remake:app", "Make a finished file again; any option overrides.", "Make"),
     "show": ("studio.show:app", "Everything a finished file says about itself.", "Look"),

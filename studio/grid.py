@@ -397,11 +397,13 @@ def _portraits(takes: Sequence[Take]) -> list[Picture]:
 
 def _marks(take: Take) -> dict[str, Any]:
     """Colour of a stamp, its tick at what was asked, and how strongly each reader reads it."""
+    from adapters.emotion import CORE
     from studio.page import COLOURS, bars_of
 
     state = take.request.emotion.peak
     name = state.dominant
     readers = bars_of(take.reading)
     read = [] if name == "neutral" else [reader.intensities[name] for reader in readers]
-    asked = None if name == "neutral" else min(state.intensity, 1.0)
+    # Of a mixture the part that the bars show, too.
+    asked = None if name == "neutral" else min(state.intensities[CORE.index(name)], 1.0)
     return {"asked": asked, "read": read, "colour": COLOURS[name]}

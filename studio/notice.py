@@ -89,4 +89,8 @@ def notices_for(requests: Iterable[Request]) -> list[str]:
                 told[path] = "" if nobodys else PORTRAIT_NOTICE
             else:
                 told[path] = "" if is_ours(path) else NOTICE
-    return [text.replace("this file", path.name, 1) for path, text in told.items() if text]
+    files: dict[str, list[str]] = {}
+    for path, text in told.items():
+        if text:
+            files.setdefault(text, []).append(path.name)
+    return [text.replace("this file", " and ".join(names), 1) for text, names in files.items()]

@@ -202,6 +202,38 @@ def test_a_voice_is_heard_beside_what_it_was(tmp_path: Path) -> None:
     )
 
 
+def portrait_take(out: Path, photo: Path, *, still: bool) -> Take:
+    """A finished portrait, a film with its picture or a still; the page opens no file."""
+    reading = {"identity": 0.0123, "critic": {"intensities": dict.fromkeys(CORE, 0.1)}}
+    emotion = EmotionTimeline.parse("anger .7")
+    params, inputs = {"still": still}, {"image": photo}
+    request = Request("portrait", "", emotion, 7, "portrait-tiny", params, inputs)
+    beside = {"csv": b"Timecode"} if still else {"csv": b"Timecode", "png": b""}
+    ext = "png" if still else "mp4"
+    return write_take(request, b"ftyp", out, reading=reading, ext=ext, companions=beside)
+
+
+def test_a_portrait_is_a_player_and_a_still_stands_beside_its_photo(tmp_path: Path) -> None:
+    photo = tmp_path / 'a "face" & <more>.png'
+    photo.write_bytes(b"PNG")
+    takes = [portrait_take(tmp_path, photo, still=still) for still in (False, True)]
+    sections = sections_of(takes)
+    assert [section.title for section in sections] == [f"Portrait: {photo.name}"]
+    text = render(sections, tmp_path)
+    page = Tags(text)
+    assert page.open == []
+    assert "<more>" not in text
+    (film,) = (attributes for tag, attributes in page.tags if tag == "video")
+    assert Path(unquote(str(film["src"]))).name == takes[0].path.name
+    assert Path(unquote(str(film["poster"]))).name == photo.name
+    shown = [Path(unquote(str(a["src"]))).name for tag, a in page.tags if tag == "img"]
+    assert shown == [takes[0].path.with_suffix(".png").name, photo.name, takes[1].path.name]
+    assert text.count("identity drift 0.012") == 2
+    photo.unlink()
+    gone = Tags(render(sections, tmp_path))
+    assert [attributes.get("poster") for tag, attributes in gone.tags if tag == "video"] == [None]
+
+
 def test_an_empty_page_says_so(tmp_path: Path) -> None:
     assert "No takes yet" in render([], tmp_path)
 

@@ -434,6 +434,7 @@ def test_a_voice_of_a_real_person_is_asked_about_but_not_required(
     assert run([*arguments, "-b", weights, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "mine.wav may be a real person's voice" in said.err
+    assert said.err.count("notice: mine.wav may be of a real person") == 1
     take = Take.read(Path(said.out.strip()))
     assert take.reading is not None
     assert take.reading["consent"] == "not stated"
