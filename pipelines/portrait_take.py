@@ -147,12 +147,13 @@ def notes_of(made: Made, film: Film | None = None) -> list[str]:
             )
     sounds = made.sounds
     if sounds is not None:
+        whose = "audio:" if "audio" in job.request.inputs else "drive: its sound"
         if not sounds.speaking and "audio" in job.request.inputs:
             notes.append("audio: nobody speaks in the recording; the lips stay at rest")
         if sounds.seconds > job.seconds + _APART:
-            notes.append(f"audio: lasts {sounds.seconds:.1f} s, cut to {job.seconds:.1f}")
+            notes.append(f"{whose} lasts {sounds.seconds:.1f} s, cut to {job.seconds:.1f}")
         elif sounds.seconds < job.seconds - _APART:
-            notes.append(f"audio: lasts {sounds.seconds:.1f} s, then it is silent")
+            notes.append(f"{whose} lasts {sounds.seconds:.1f} s, then it is silent")
     course = job.request.emotion.duration
     if not job.params.still and course > job.seconds:
         notes.append(f"the emotion's course ends at {course:g} s, the film at {job.seconds:.1f}")
