@@ -12,7 +12,7 @@ torch: the command line reads `ImageParams` to print its help.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines import Backbone, Step, resolve
 from pipelines.media import load_image
 from pipelines.params import ParamError, Params, checked_text, knob
-from pipelines.request import MAX_SEED, Request
+from pipelines.request import Request
+from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
 
 if TYPE_CHECKING:
@@ -124,22 +125,6 @@ def job_of(request: Request, defaults: Mapping[str, Any] | None) -> Job:
     return Job(request, params, emotion, row, Path(init) if init is not None else None)
 
 
-def groups(jobs: Sequence[Job], key: Callable[[Job], Any]) -> list[list[Job]]:
-    """Jobs with equal keys together, in order of first appearance."""
-    groups: dict[Any, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(key(job), []).append(job)
-    return list(groups.values())
-
-
-def candidates(group: list[Job], best_of: int | None) -> list[Job]:
-    """What to paint for requests that differ in their seed alone: themselves, or N seeds."""
-    if best_of is None:
-        return group
-    first = min(job.request.seed for job in group)
-    return [group[0].seeded((first + i) % (MAX_SEED + 1)) for i in range(best_of)]
-
-
 def generate(
     requests: Sequence[Request],
     *,
@@ -178,18 +163,10 @@ def generate(
         MemoryError: when not even one picture at a time fits.
     """
     jobs = [job_of(request, painter.defaults if painter else None) for request in requests]
-    counts = [len(group) for group in groups(jobs, lambda job: job.but_for_seed)]
-    if best_of is not None and best_of < max(counts):
-        msg = f"best_of: allowed {max(counts)} or more (the number kept), received {best_of}"
-        raise ParamError(msg)
-    if best_of is not None and critic is None:
-        msg = "best_of: needs a critic to rank the candidates; leave out critic=None"
-        raise ParamError(msg)
+    check_kept(jobs, best_of)
+    check_search(best_of, critic, batch_size)
     if critic is None and any(job.params.critic_guidance for job in jobs):
         msg = "critic_guidance: needs a critic to ask; leave out critic=None or set it to 0"
-        raise ParamError(msg)
-    if batch_size is not None and batch_size < 1:
-        msg = f"batch_size: allowed 1 or more, received {batch_size}; leave it out to let it fit"
         raise ParamError(msg)
     if ext not in ("png", "jpg", "webp"):
         msg = f"ext: allowed png, jpg or webp, received {ext!r}"

@@ -22,7 +22,8 @@ from adapters.music_emotion import METERS, Pins, parse_attributes
 from pipelines import Backbone, BackboneError, Step, resolve
 from pipelines.music_form import FORMS
 from pipelines.params import ParamError, Params, checked_text, knob
-from pipelines.request import MAX_SEED, Request
+from pipelines.request import Request
+from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
 
 if TYPE_CHECKING:
@@ -256,22 +257,6 @@ def _seconds(
     return wanted
 
 
-def groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs that differ in their seed alone together, in order of first appearance."""
-    found: dict[str, list[Job]] = {}
-    for job in jobs:
-        found.setdefault(job.but_for_seed, []).append(job)
-    return list(found.values())
-
-
-def contenders(group: list[Job], best_of: int | None) -> list[Job]:
-    """What to make for requests that differ in their seed alone: themselves, or N seeds."""
-    if best_of is None:
-        return group
-    first = min(job.request.seed for job in group)
-    return [group[0].seeded((first + i) % (MAX_SEED + 1)) for i in range(best_of)]
-
-
 def generate(
     requests: Sequence[Request],
     *,
@@ -308,16 +293,8 @@ def generate(
     """
     search = best_of is not None
     jobs = [job_of(one, loaded=composer is not None, search=search) for one in requests]
-    most = max(len(group) for group in groups(jobs))
-    if best_of is not None and best_of < most:
-        msg = f"best_of: allowed {most} or more (the number kept), received {best_of}"
-        raise ParamError(msg)
-    if best_of is not None and critic is None:
-        msg = "best_of: needs a critic to rank the candidates; leave out critic=None"
-        raise ParamError(msg)
-    if batch_size is not None and batch_size < 1:
-        msg = f"batch_size: allowed 1 or more, received {batch_size}; leave it out to let it fit"
-        raise ParamError(msg)
+    check_kept(jobs, best_of)
+    check_search(best_of, critic, batch_size)
     if ext != "mid":
         msg = f"ext: a take of music is a MIDI file (mid) with its sound beside it, not {ext!r}"
         raise ParamError(msg)

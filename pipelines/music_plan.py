@@ -8,7 +8,6 @@ the model that fills the bars nor files. numpy only.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,14 +101,6 @@ def _targets(
         job.params.strength,
         job.pins.attributes if pins is None else pins,
     )
-
-
-def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of the nth candidate of a take, 0 .. 2**48; the first is the take's own."""
-    if candidate == 0:
-        return seed
-    digest = hashlib.sha256(f"{seed} candidate {candidate}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
 
 
 def bar_lines(piece: Piece) -> Floats:

@@ -24,12 +24,20 @@ import numpy as np
 
 from adapters.reading import Reading, soft_score
 from pipelines import Step
-from pipelines.music import Job, contenders, groups
+from pipelines.music import Job
 from pipelines.music_form import form_of
-from pipelines.music_plan import Plan, candidate_seed, plan_of
+from pipelines.music_plan import Plan, plan_of
 from pipelines.music_take import Made, curves_of, label_of, notes_of, reading_of, write
 from pipelines.piano import render
-from pipelines.take import Take, record_failure
+from pipelines.selection import (
+    candidate_seed,
+    chosen_of,
+    contenders,
+    groups,
+    judges,
+    recorded,
+)
+from pipelines.take import Take
 from pipelines.worker import idle_threads, in_thread, one_pool
 
 if TYPE_CHECKING:
@@ -107,26 +115,14 @@ class Session:
         """Make all jobs; see `pipelines.music.generate`."""
         needs_torch = any(job.composed for job in jobs)
         with one_pool() if needs_torch else nullcontext(0) as self.threads:
-            left = list(jobs)
-            try:
-                for event in self._takes(jobs):
-                    if isinstance(event, Take):
-                        left.remove(self._asked(event, left))
-                    yield event
-            except Exception as error:
-                for job in left:
-                    record_failure(job.request, error, self.out)
-                raise
-
-    def _asked(self, take: Take, left: list[Job]) -> Job:
-        """The job that a take answers: the best of several seeds need not come in order."""
-        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
-        key = take.request.changed(**same).key
-        return next(job for job in left if job.request.changed(**same).key == key)
+            yield from recorded(self._takes(jobs), jobs, self.best_of, self.out)
 
     def _takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         yield self._step("load")
-        self._load_critics()
+        self.critic, self.reader, notes = judges(
+            self.critic, self.reader, "music", embedded_critic, needed=self.best_of is not None
+        )
+        self.pending += notes
         pools = [(contenders(same, self.best_of), len(same)) for same in groups(jobs)]
         if self.best_of is None:  # each is written as soon as it is made
             pools = [([job], 1) for job in jobs]
@@ -157,19 +153,6 @@ class Session:
         return todo, []
 
     # Preparing -----------------------------------------------------------------------------------
-
-    def _load_critics(self) -> None:
-        """Resolve "auto"; a critic that is missing reads no take, and only best_of needs one."""
-        for role, name in (("critic", "critic-music"), ("reader", "reader-music")):
-            if getattr(self, role) != "auto":
-                continue
-            try:
-                setattr(self, role, embedded_critic(name))
-            except (OSError, ValueError) as error:
-                if role == "critic" and self.best_of is not None:
-                    raise
-                setattr(self, role, None)
-                self.pending.append(f"{error}; until then it reads no take")
 
     def _composer(self, job: Job) -> Composer:
         return self.composer or loaded(job.row, **self.options)
@@ -275,7 +258,7 @@ class Session:
             float(soft_score(r, label_of(job, p))) for r, p in zip(readings, pieces, strict=True)
         ]
         best = int(np.argmax(scores))
-        chosen = _chosen(len(pieces), 1, scores[best], scores, self.critic.name)
+        chosen = chosen_of(len(pieces), 1, scores[best], scores, self.critic.name)
         return pieces[best], readings[best], chosen
 
     def _ranked(self, pool: list[Made], keep: int) -> list[Made]:
@@ -286,7 +269,7 @@ class Session:
         order = sorted(range(len(pool)), key=lambda i: -scores[i])[:keep]
         return [
             dataclasses.replace(
-                pool[i], chosen=_chosen(len(pool), rank, scores[i], scores, self.critic.name)
+                pool[i], chosen=chosen_of(len(pool), rank, scores[i], scores, self.critic.name)
             )
             for rank, i in enumerate(order, start=1)
         ]
@@ -388,16 +371,3 @@ def _digest(directions: MusicDirections) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in parts)).hexdigest()[
         :16
     ]
-
-
-def _chosen(
-    count: int, rank: int, score: float, scores: Sequence[float], critic: str
-) -> dict[str, Any]:
-    """How a piece was picked, as images tell it."""
-    return {
-        "of": count,
-        "rank": rank,
-        "score": score,
-        "mean_score": sum(scores) / len(scores),
-        "critic": critic,
-    }

@@ -29,7 +29,7 @@ from adapters.reading import Reading, soft_score
 from pipelines import Backbone, Step
 from pipelines.curve import Curve
 from pipelines.face_mesh import Face, measure
-from pipelines.portrait import ADAPTER, Job, contenders, groups
+from pipelines.portrait import ADAPTER, Job
 from pipelines.portrait_figure import close_up, moments
 from pipelines.portrait_maker import (
     DRIVE,
@@ -48,15 +48,22 @@ from pipelines.portrait_take import (
     Film,
     Made,
     asked_curve,
-    chosen_of,
     label_of,
     notes_of,
     read_curve,
     reading_of,
     write,
 )
-from pipelines.take import Take, record_failure
-from pipelines.voice_session import candidate_seed, folder_of
+from pipelines.selection import (
+    candidate_seed,
+    chosen_of,
+    contenders,
+    groups,
+    judges,
+    recorded,
+)
+from pipelines.take import Take
+from pipelines.voice_session import folder_of
 from pipelines.worker import in_thread, one_pool
 
 log = logging.getLogger("affect")
@@ -131,26 +138,15 @@ class Session:
     def takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         """Make all jobs; see `pipelines.portrait.generate`."""
         with one_pool():
-            left = list(jobs)
-            try:
-                for event in self._takes(jobs):
-                    if isinstance(event, Take):
-                        left.remove(self._asked(event, left))
-                    yield event
-            except Exception as error:
-                for job in left:
-                    record_failure(job.request, error, self.out)
-                raise
-
-    def _asked(self, take: Take, left: list[Job]) -> Job:
-        """The job that a take answers: the best of several seeds need not come in order."""
-        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
-        key = take.request.changed(**same).key
-        return next(job for job in left if job.request.changed(**same).key == key)
+            yield from recorded(self._takes(jobs), jobs, self.best_of, self.out)
 
     def _takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         yield self._step("load")
-        self._load_critics()
+        self.critic, self.reader, notes = judges(
+            self.critic, self.reader, "portrait", embedded_critic,
+            needed=self.best_of is not None, missing=(OSError, ValueError, ImportError),
+        )  # fmt: skip
+        self.pending += notes
         pools = [(contenders(same, self.best_of), len(same)) for same in groups(jobs)]
         if self.best_of is None:  # each is written as soon as it is made
             pools = [([job], 1) for job in jobs]
@@ -194,19 +190,6 @@ class Session:
                 yield event
 
     # Preparing -----------------------------------------------------------------------------------
-
-    def _load_critics(self) -> None:
-        """Resolve "auto"; a critic that is missing reads no take, and only best_of needs one."""
-        for role, name in (("critic", "critic-portrait"), ("reader", "reader-portrait")):
-            if getattr(self, role) != "auto":
-                continue
-            try:
-                setattr(self, role, embedded_critic(name))
-            except (OSError, ValueError, ImportError) as error:
-                if role == "critic" and self.best_of is not None:
-                    raise
-                setattr(self, role, None)
-                self.pending.append(f"{error}; until then it reads no take")
 
     def _pipeline(self, job: Job) -> Any:
         given = self.options.get("device"), self.options.get("dtype")

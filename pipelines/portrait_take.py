@@ -122,14 +122,6 @@ def read_curve(times: Any, readings: Sequence[Reading]) -> Curve:
     return Curve.of(times, vad[:, 0], vad[:, 1])
 
 
-def chosen_of(
-    count: int, rank: int, score: float, scores: Sequence[float], critic: str
-) -> dict[str, Any]:
-    """How a portrait was picked, as images tell it."""
-    mean = sum(scores) / len(scores)
-    return {"of": count, "rank": rank, "score": score, "mean_score": mean, "critic": critic}
-
-
 def notes_of(made: Made, film: Film | None = None) -> list[str]:
     """What a person should know about this result."""
     job, photo = made.job, made.job.photo

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.emotion import CORE
 from pipelines import Backbone, Step
-from pipelines.image import ImageParams, Job, candidates, groups
+from pipelines.image import ImageParams, Job
 from pipelines.media import load_image
-from pipelines.take import Take, record_failure, write_take
+from pipelines.selection import chosen_of, contenders, groups, judges, recorded
+from pipelines.take import Take, write_take
 from pipelines.worker import in_thread, one_pool
 
 if TYPE_CHECKING:
@@ -85,13 +86,15 @@ class Session:
 
     def _takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         self.total = sum(
-            job.params.steps * len(candidates(same, self.best_of)) / len(same)
-            for same in groups(jobs, lambda job: job.but_for_seed)
+            job.params.steps * len(contenders(same, self.best_of)) / len(same)
+            for same in groups(jobs)
             for job in same
         )
-        self._load_critics(
-            needed=self.best_of is not None or any(job.params.critic_guidance for job in jobs)
+        needed = self.best_of is not None or any(job.params.critic_guidance for job in jobs)
+        self.critic, self.reader, notes = judges(
+            self.critic, self.reader, "image", embedded_critic, needed=needed
         )
+        self.pending += notes
         for batch in groups(jobs, lambda job: job.alike):
             yield self._step("load")
             painter = self.painter or loaded(batch[0].row, **self.options)
@@ -99,22 +102,8 @@ class Session:
             painter.check(batch[0].params, init=init is not None)
             yield self._step("load", self._news(painter, batch))
             with alone(painter):
-                left = list(batch)
-                try:
-                    for event in self._batch(painter, batch, init):
-                        if isinstance(event, Take):
-                            left.remove(self._asked(event, left))
-                        yield event
-                except Exception as error:
-                    for job in left:
-                        record_failure(job.request, error, self.out)
-                    raise
-
-    def _asked(self, take: Take, left: list[Job]) -> Job:
-        """The job that a take answers: the best of several seeds need not come in order."""
-        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
-        key = take.request.changed(**same).key
-        return next(job for job in left if job.request.changed(**same).key == key)
+                events = self._batch(painter, batch, init)
+                yield from recorded(events, batch, self.best_of, self.out)
 
     def _batch(
         self, painter: Painter, batch: list[Job], init: Image.Image | None
@@ -128,28 +117,15 @@ class Session:
                 else:
                     yield event
             return
-        for same in groups(batch, lambda job: job.but_for_seed):
+        for same in groups(batch):
             pool: list[Made] = []
-            for event in self.painted(painter, candidates(same, self.best_of), init):
+            for event in self.painted(painter, contenders(same, self.best_of), init):
                 if isinstance(event, list):
                     pool += event
                 else:
                     yield event
             yield self._step("read")
             yield from self._written(painter, pool, keep=len(same))
-
-    def _load_critics(self, *, needed: bool) -> None:
-        """Resolve "auto"; a critic that is not needed may be missing: its takes go unread."""
-        for role, name in (("critic", "critic-image"), ("reader", "reader-image")):
-            if getattr(self, role) != "auto":
-                continue
-            try:
-                setattr(self, role, embedded_critic(name))
-            except (OSError, ValueError) as error:
-                if role == "critic" and needed:
-                    raise
-                setattr(self, role, None)
-                self.pending.append(f"{error}; until then it reads no take")
 
     def _news(self, painter: Painter, batch: list[Job]) -> tuple[str, ...]:
         """Warnings that were not told yet."""
@@ -277,13 +253,7 @@ class Session:
         for rank, i in enumerate(order[:keep], start=1):
             chosen = None
             if keep is not None:
-                chosen = {
-                    "of": len(pool),
-                    "rank": rank,
-                    "score": scores[i],
-                    "mean_score": sum(scores) / len(scores),
-                    "critic": self.critic.name,
-                }
+                chosen = chosen_of(len(pool), rank, scores[i], scores, self.critic.name)
             yield write_take(
                 pool[i].job.request.changed(weights=painter.weights(pool[i].job.params)),
                 pool[i].picture,

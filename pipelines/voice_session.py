@@ -28,8 +28,16 @@ from adapters.voice_features import hear
 from adapters.voice_reader import VoiceReader
 from pipelines import Backbone, Step
 from pipelines.curve import Curve
-from pipelines.take import Take, record_failure
-from pipelines.voice import ADAPTER, Job, contenders, groups
+from pipelines.selection import (
+    candidate_seed,
+    chosen_of,
+    contenders,
+    groups,
+    judges,
+    recorded,
+)
+from pipelines.take import Take
+from pipelines.voice import ADAPTER, Job
 from pipelines.voice_maker import (
     ANALYSE,
     READ,
@@ -136,14 +144,6 @@ def weights_of(pipe: Any, lora: str) -> str:
     return f"{digest}+{style.hexdigest()[:16]}"
 
 
-def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed of the nth candidate of a take, 0 .. 2**48; the first is the take's own."""
-    if candidate == 0:
-        return seed
-    digest = hashlib.sha256(f"{seed} candidate {candidate}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
-
-
 @dataclass(slots=True)
 class Session:
     """The state of one `generate` call."""
@@ -165,26 +165,14 @@ class Session:
     def takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         """Make all jobs; see `pipelines.voice.generate`."""
         with one_pool():
-            left = list(jobs)
-            try:
-                for event in self._takes(jobs):
-                    if isinstance(event, Take):
-                        left.remove(self._asked(event, left))
-                    yield event
-            except Exception as error:
-                for job in left:
-                    record_failure(job.request, error, self.out)
-                raise
-
-    def _asked(self, take: Take, left: list[Job]) -> Job:
-        """The job that a take answers: the best of several seeds need not come in order."""
-        same = {"weights": ""} if self.best_of is None else {"weights": "", "seed": 0}
-        key = take.request.changed(**same).key
-        return next(job for job in left if job.request.changed(**same).key == key)
+            yield from recorded(self._takes(jobs), jobs, self.best_of, self.out)
 
     def _takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         yield self._step("load")
-        self._load_critics()
+        self.critic, self.reader, notes = judges(
+            self.critic, self.reader, "voice", embedded_critic, needed=self.best_of is not None
+        )
+        self.pending += notes
         pools = [(contenders(same, self.best_of), len(same)) for same in groups(jobs)]
         if self.best_of is None:  # each is written as soon as it is made
             pools = [([job], 1) for job in jobs]
@@ -207,7 +195,7 @@ class Session:
                         yield event
             for rank, (score, _, made) in enumerate(best, start=1):
                 if self.best_of is not None:
-                    chosen = _chosen(len(pool), rank, -score, scores, self.critic.name)
+                    chosen = chosen_of(len(pool), rank, -score, scores, self.critic.name)
                     made = dataclasses.replace(made, chosen=chosen)
                 yield from self._written(made)
 
@@ -228,19 +216,6 @@ class Session:
                 yield event
 
     # Preparing -----------------------------------------------------------------------------------
-
-    def _load_critics(self) -> None:
-        """Resolve "auto"; a critic that is missing reads no take, and only best_of needs one."""
-        for role, name in (("critic", "critic-voice"), ("reader", "reader-voice")):
-            if getattr(self, role) != "auto":
-                continue
-            try:
-                setattr(self, role, embedded_critic(name))
-            except (OSError, ValueError) as error:
-                if role == "critic" and self.best_of is not None:
-                    raise
-                setattr(self, role, None)
-                self.pending.append(f"{error}; until then it reads no take")
 
     def _pipeline(self, job: Job) -> Any:
         return self.pipeline or loaded(job, **self.options)
@@ -320,7 +295,7 @@ class Session:
         score, candidate, read = best
         chosen = None
         if len(scores) > 1 and self.critic is not None:
-            chosen = _chosen(len(scores), 1, score, scores, self.critic.name)
+            chosen = chosen_of(len(scores), 1, score, scores, self.critic.name)
         spent = time.monotonic() - begun
         return Made(job, source, candidate, weights, against, read, chosen, spent)
 
@@ -398,16 +373,3 @@ def _work(job: Job, critic: Any) -> float:
     """Seconds that one job takes on one core before it is read, about."""
     one = ANALYSE + RENDER + STEP * job.params.steps * HEADS * branches(job)
     return _length(job) * (ANALYSE + one * _candidates(job, critic))
-
-
-def _chosen(
-    count: int, rank: int, score: float, scores: Sequence[float], critic: str
-) -> dict[str, Any]:
-    """How a voice was picked, as images tell it."""
-    return {
-        "of": count,
-        "rank": rank,
-        "score": score,
-        "mean_score": sum(scores) / len(scores),
-        "critic": critic,
-    }

@@ -29,8 +29,9 @@ from pipelines.media_records import MediaError
 from pipelines.media_sound import encode_sound, load_sound
 from pipelines.music import MusicParams, job_of
 from pipelines.music_composer import Composer
-from pipelines.music_plan import asked_curve, asked_label, candidate_seed, plan_of
+from pipelines.music_plan import asked_curve, asked_label, plan_of
 from pipelines.params import ParamError
+from pipelines.selection import candidate_seed
 from pipelines.take import Request, Take
 from studio.cli import run
 from tests.music_contracts import composer_of, differ, notes, request, style_of, takes, tune

@@ -17,12 +17,13 @@ from adapters.voice_cues import cues
 from pipelines import Step
 from pipelines.media_sound import encode_sound, load_sound
 from pipelines.params import ParamError
+from pipelines.selection import candidate_seed
 from pipelines.take import Take
 from pipelines.voice import LOCKS, STRETCH, VoiceParams, clipping, job_of
 from pipelines.voice_model import ADAPTER, VoicePipeline
 from pipelines.voice_model import LOCKS as MODEL_LOCKS
 from pipelines.voice_render import STRETCH as RENDERED_STRETCH
-from pipelines.voice_session import candidate_seed, is_neutral
+from pipelines.voice_session import is_neutral
 from tests import speech
 from tests.mel_voice import tiny_mel
 from tests.voice_contracts import CALM, model_of, recording, request, run, samples, takes

@@ -44,9 +44,10 @@ from pipelines.media_midi import encode_midi
 from pipelines.music import job_of
 from pipelines.music_composer import Composer, Composition
 from pipelines.music_performance import perform
-from pipelines.music_plan import asked_label, candidate_seed, plan_of
+from pipelines.music_plan import asked_label, plan_of
 from pipelines.piano import SAMPLE_RATE, render
 from pipelines.request import Request
+from pipelines.selection import candidate_seed
 from training.music_report import markdown, summary
 
 INTENSITY = 0.8
