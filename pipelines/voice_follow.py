@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,8 @@ LEFT: Mapping[str, float] = {"alpha_ratio": 0.2, "pitch_sd": 0.05, "pitch_mean":
 MOST_TILT, MOST_SHIFT, MOST_WIDER = 6.0, 3.0, 1.6
 """The most that is corrected: dB a round, semitones, factor. Where more is missing the voice cannot
 give it, and what would be forced is heard as damage."""
+MOST_DRAWN = 4.1
+"""Factor on the width of a melody as it was drawn, which may be nearly flat or a wild one."""
 MOST_LONGER = math.log(2.5)
 """Logarithm of the longest result, times the source: what is stretched further is no speech."""
 STEADY = 0.05
@@ -51,22 +53,23 @@ GROUPS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a whole recording should change by, and where.
+    """What a whole recording should change by.
 
     cues: name -> change in the units of `adapters.voice_cues`; pitch_sd a factor. level: dB.
-    duration: factor. weight: (T,) >= 0, the intensity of every frame over its mean; zeros where
-    nothing is asked. Cues that are not named are left as they come.
+    duration: factor. What is not named, or None, is left as it comes.
     """
 
-    cues: Mapping[str, float]
-    level: float | None
-    duration: float | None
-    weight: Floats
+    cues: Mapping[str, float] = field(default_factory=dict)
+    level: float | None = None
+    duration: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is left as it comes."""
+        return not self.cues and self.level is None and self.duration is None
 
     def changes(self, analysis: Analysis) -> dict[str, float]:
         """Cue -> the change that this source is brought to, in the cue's unit."""
-        if not self.weight.any():
-            return {}
         found = dict(self.cues)
         if "pitch_sd" in found:
             found["pitch_sd"] = (found["pitch_sd"] - 1) * cues(analysis)["pitch_sd"]
@@ -87,15 +90,16 @@ def goal_of(
 
     gain: (12,) or a number that they count times (`VoiceDirections.gain`). gains: lock group ->
     factor on its change, 0 where it is locked. melody: whether the deviation of the pitch is one
-    person's. timed: whether the length is free.
+    person's. timed: whether the length is free. A course over time has the empty goal: one figure
+    for the whole says nothing about its parts.
     """
     told = np.asarray(track, dtype=np.float64) * np.asarray(gain, dtype=np.float64)
     share = dict(gains or {})
-    strength = np.linalg.norm(told, axis=1)
-    weight = strength / strength.mean() if strength.any() else np.zeros(len(told))
     most = float(np.abs(told.mean(axis=0)).max())
+    if most == 0 or np.ptp(told, axis=0).max() > STEADY:
+        return Goal()
     # Of the kind asked for, then times how much: a faint emotion moves the same cues, faintly.
-    sizes = {k: most * x for k, x in expected(told / most).items()} if most > 0 else {}
+    sizes = {name: most * x for name, x in expected(told / most).items()}
     held = {
         name: sizes[name] * share.get(group, 1.0)
         for name, group in GROUPS.items()
@@ -113,9 +117,7 @@ def goal_of(
         each = [math.log(rows[name]["duration"]) for name in CORE]
         longer = float(told.mean(axis=0) @ np.array(each)) * share.get("timing", 1.0)
         duration = math.exp(min(max(longer, -MOST_LONGER), MOST_LONGER))
-    if np.ptp(told, axis=0).max() > STEADY:
-        weight = np.zeros(len(told))  # one figure for the whole says nothing about its parts
-    return Goal(held, level, duration, weight)
+    return Goal(held, level, duration)
 
 
 def followed(
@@ -127,10 +129,10 @@ def followed(
 ) -> tuple[VoiceEdit, NDArray[np.float32], Analysis]:
     """The edit that was followed, its sound, and the analysis of it.
 
-    render: an edit -> its sound and the analysis of that. analysis: of the source. Without a goal
-    (no intensity anywhere) or without speech this is one rendering of the edit as it is.
+    render: an edit -> its sound and the analysis of that. analysis: of the source. With the empty
+    goal or without speech this is one rendering of the edit as it is.
     """
-    if not goal.weight.any() or not analysis.speech.any():
+    if goal.empty or not analysis.speech.any():
         return edit, *render(edit)
     edit = _timed(edit, goal)
     edit = _pitched(analysis, edit, goal)
@@ -155,15 +157,14 @@ def _corrected(
 ) -> VoiceEdit:
     """The edit with the tilt and melody that the sound lacks; the same object where nothing is."""
     voiced = _voiced(analysis)
-    weight = goal.weight / max(float(goal.weight[voiced].mean()), 1e-6) if voiced.any() else None
-    if weight is None:
+    if not voiced.any():
         return edit
     out = edit
     if "alpha_ratio" in goal.cues:
         off = before["alpha_ratio"] + goal.cues["alpha_ratio"] - after["alpha_ratio"]
         if math.isfinite(off) and abs(off) > LEFT["alpha_ratio"]:
             more = float(np.clip(off, -MOST_TILT, MOST_TILT)) * tilt_shape(BAND_CENTRES)
-            out = replace(out, bands=_within("bands", out.bands + weight[:, None] * more))
+            out = replace(out, bands=_within("bands", out.bands + more))
     if "pitch_sd" in goal.cues:
         factor = before["pitch_sd"] * goal.cues["pitch_sd"] / max(after["pitch_sd"], 0.1)
         off = (factor - 1) * after["pitch_sd"]
@@ -171,14 +172,13 @@ def _corrected(
         if abs(off) > LEFT["pitch_sd"] and 1 / MOST_WIDER < factor < MOST_WIDER:
             tone = 12 * np.log2(analysis.f0[voiced]) + out.semitones[voiced]
             wider = out.semitones.astype(np.float64)
-            wider[voiced] += (factor - 1) * np.minimum(weight[voiced], 2) * (tone - tone.mean())
+            wider[voiced] += (factor - 1) * (tone - tone.mean())
             out = replace(out, semitones=_within("semitones", wider))
     if "pitch_mean" in goal.cues:
         off = before["pitch_mean"] + goal.cues["pitch_mean"] - after["pitch_mean"]
         # More than that is the tracker's doing: the frames themselves are where they should be.
         if LEFT["pitch_mean"] < abs(off) < MOST_MISHEARD:
-            moved = out.semitones + (off * weight).astype(np.float32)
-            out = replace(out, semitones=_within("semitones", moved))
+            out = replace(out, semitones=_within("semitones", out.semitones + off))
     return out
 
 
@@ -199,31 +199,28 @@ def _voiced(analysis: Analysis) -> NDArray[np.bool_]:
 def _pitched(analysis: Analysis, edit: VoiceEdit, goal: Goal) -> VoiceEdit:
     """The edit with the mean pitch and the width of melody that were asked."""
     voiced = _voiced(analysis)
-    if voiced.sum() < 6 or not goal.weight[voiced].any():
+    if voiced.sum() < 6:
         return edit
     tone = 12 * np.log2(analysis.f0[voiced].astype(np.float64))
     change = edit.semitones[voiced].astype(np.float64)
     time = np.exp(edit.log_stretch[voiced].astype(np.float64))
-    weight = goal.weight[voiced] / goal.weight[voiced].mean()
     if "pitch_sd" in goal.cues:
-        wanted = tone.std() * goal.cues["pitch_sd"]
-        for _ in range(3):  # two steps are enough where the weight is even
-            result = tone + change
-            centre = float(np.average(result, weights=time))
-            width = math.sqrt(float(np.average((result - centre) ** 2, weights=time)))
-            factor = float(np.clip(wanted / max(width, 0.1), 1 / MOST_WIDER, MOST_WIDER))
-            change += (factor - 1) * np.minimum(weight, 2) * (result - centre)
+        result = tone + change
+        centre = float(np.average(result, weights=time))
+        width = math.sqrt(float(np.average((result - centre) ** 2, weights=time)))
+        factor = tone.std() * goal.cues["pitch_sd"] / max(width, 0.1)
+        change += (np.clip(factor, 1 / MOST_DRAWN, MOST_DRAWN) - 1) * (result - centre)
     if "pitch_mean" in goal.cues:
         now = float(np.average(tone + change, weights=time)) - float(tone.mean())
         off = float(np.clip(goal.cues["pitch_mean"] - now, -MOST_SHIFT, MOST_SHIFT))
-        change += off * weight / max(float(np.average(weight, weights=time)), 1e-6)
+        change += off
     semitones = edit.semitones.astype(np.float64)
     semitones[voiced] = change
     # Unvoiced sounds have no pitch of their own: where they meet a voice they go along.
     frames = np.arange(len(edit))
     at = np.flatnonzero(voiced)
     added = np.interp(frames, at, change - edit.semitones[voiced])
-    semitones[~voiced] += added[~voiced] * (goal.weight[~voiced] > 0)
+    semitones[~voiced] += added[~voiced]
     return replace(edit, semitones=_within("semitones", semitones))
 
 
@@ -236,12 +233,7 @@ def _timed(edit: VoiceEdit, goal: Goal) -> VoiceEdit:
     if goal.duration is None:
         return edit
     stretch = edit.log_stretch.astype(np.float64)
-    for _ in range(4):  # Newton's steps: the sum of exponentials is almost straight
-        each = np.exp(stretch)
-        slope = float((each * goal.weight).sum())
-        if slope <= 0:
-            return edit
-        stretch += goal.weight * (goal.duration * len(each) - each.sum()) / slope
+    stretch += math.log(goal.duration / np.exp(stretch).mean())
     return replace(edit, log_stretch=_within("log_stretch", stretch))
 
 
@@ -249,10 +241,5 @@ def _levelled(analysis: Analysis, edit: VoiceEdit, goal: Goal) -> VoiceEdit:
     """The edit with the level that was asked."""
     if goal.level is None:
         return edit
-    energy = edit.energy_db.astype(np.float64)
-    said = analysis.speech
-    mean = max(float(goal.weight[said].mean()), 1e-6)
-    for _ in range(3):
-        moved = replace(edit, energy_db=_within("energy_db", energy))
-        energy += (goal.level - level_of(analysis, moved)) * np.minimum(goal.weight / mean, 2)
+    energy = edit.energy_db.astype(np.float64) + goal.level - level_of(analysis, edit)
     return replace(edit, energy_db=_within("energy_db", energy))

@@ -270,11 +270,11 @@ def _rendered(
     if not narrow:
         trial = (at_rate(source.plain, source.sample_rate)[None, :], RATE)
     goal = _goal(job, source, pipe, wanted)
-    if goal.weight.any():
+    if not goal.empty:
         edit, waveform, analysis = followed(
             lambda edit: sounded(edit, *trial), source.analysis, edit, goal, rounds
         )
-    if not narrow or not goal.weight.any():
+    if goal.empty or not narrow:
         waveform, analysis = sounded(edit, source.plain, source.sample_rate)
     asked = level_of(source.analysis, edit)
     peak = max(PEAK, float(np.abs(source.waveform).max()))
