@@ -206,10 +206,13 @@ def _encoded(pipe: Any, row: Family, prompts: Mapping[str, list[str]], output: A
 
 
 def _without_masked(parts: Tensor, places: Sequence[Any], row: Family) -> Tensor:
-    """An unknown class may return a mask behind its tokens; what it hides stays untouched."""
-    if row.texts[0].kind != "any" or len(places) < 2:
+    """What the family's mask hides stays untouched; an unknown class may return one second."""
+    place = row.mask
+    if place is None and row.texts[0].kind == "any":
+        place = 1
+    if place is None or len(places) <= place:
         return parts
-    mask = places[1]
+    mask = places[place]
     if isinstance(mask, Tensor) and mask.shape == parts.shape:
         return parts.masked_fill(mask == 0, UNTOUCHED)
     return parts

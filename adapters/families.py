@@ -54,6 +54,10 @@ class Family:
     packing: how the loop carries latents: "none" (B, C, h, w), or packed to (B, tokens, channels)
     as "flux", "flux2" or "qwen".
     scale_argument, negative_argument: the call arguments of classifier-free guidance.
+    frames: how a video model's denoiser carries time: "" (pictures), "unet" (frames folded into the
+        batch, motion modules apart, one text row a frame), "wan" or "ltx" (all frames in one
+        sequence of tokens, one text a film).
+    experts: further denoisers that the same run goes through, such as Wan 2.2's for low noise.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Family:
     scale_argument: str | None = "guidance_scale"
     negative_argument: str | None = "negative_prompt"
     mechanisms: frozenset[str] = frozenset(MECHANISMS)
+    frames: str = ""
+    experts: tuple[str, ...] = ()
 
 
 _SD15 = Family(
@@ -146,16 +152,33 @@ _QWEN_IMAGE = Family(
     scale_argument="true_cfg_scale",
 )
 
-# Video models: frames hang together in one batch, so only the prompt's embeddings are steered.
-_ANIMATEDIFF = replace(_SD15, name="animatediff", mechanisms=frozenset({"directions"}))
+# Video models. Guidance is left out: one clean sample is a whole film, too much to decode a step.
+_FRAMES = frozenset({"directions", "lora"})
+_ANIMATEDIFF = replace(_SD15, name="animatediff", mechanisms=_FRAMES, frames="unet")
 _WAN = replace(
     _ANIMATEDIFF,
     name="wan",
     denoiser="transformer",
     # Behind the words UMT5's embeddings are set to zero, so directions leave padding alone.
     texts=(Text("t5", "t5", "tokenizer"),),
+    cfg="two-calls",
     prediction="flow",
+    frames="wan",
+    experts=("transformer_2",),
 )
+_LTX = replace(
+    _ANIMATEDIFF,
+    name="ltx",
+    denoiser="transformer",
+    texts=(Text("t5", "t5", "tokenizer"),),
+    negative_tokens=2,
+    mask=1,
+    packing="ltx",
+    prediction="flow",
+    frames="ltx",
+)
+# It paints a given film again, in segments: one emotion each.
+_WAN_ANIMATE = replace(_WAN, frames="", experts=(), mechanisms=frozenset({"directions"}))
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -172,8 +195,16 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "ZImageImg2ImgPipeline": _Z_IMAGE,
         "QwenImagePipeline": _QWEN_IMAGE,
         "QwenImageImg2ImgPipeline": _QWEN_IMAGE,
+        "AnimateDiffPipeline": _ANIMATEDIFF,
+        "AnimateDiffControlNetPipeline": _ANIMATEDIFF,
+        "AnimateDiffVideoToVideoPipeline": _ANIMATEDIFF,
         "AnimateDiffVideoToVideoControlNetPipeline": _ANIMATEDIFF,
-        "WanAnimatePipeline": _WAN,
+        "WanPipeline": _WAN,
+        "WanImageToVideoPipeline": _WAN,
+        "WanVideoToVideoPipeline": _WAN,
+        "WanAnimatePipeline": _WAN_ANIMATE,
+        "LTXPipeline": _LTX,
+        "LTXImageToVideoPipeline": _LTX,
     }
 )
 
