@@ -1,4 +1,4 @@
-"""An emotion over the frames of one film: which moments a model's latent frames stand for, and where.
+"""An emotion over the frames of a film: which moments latent frames stand for, and regions.
 
 A video autoencoder may fold several frames into one latent frame; steering acts on latent frames.
 `frame_times` says at which second each of them lies, so that a curve can be sampled there, and
@@ -70,7 +70,7 @@ class FrameTrack:
         regions = []
         for number, (mask, track, residuals) in enumerate(self.regions, start=1):
             share = np.asarray(mask, dtype=np.float32)
-            if share.ndim != 2 or not np.isfinite(share).all() or not 0 <= share.min() <= 1:
+            if share.ndim != 2 or not ((share >= 0) & (share <= 1)).all():
                 msg = f"region {number}: expected a mask (H, W) of shares 0..1; use region_mask"
                 raise FrameError(msg)
             inner = FrameTrack(track, residuals)
@@ -80,7 +80,7 @@ class FrameTrack:
                     f"received {len(inner.track)}; sample all at the same times"
                 )
                 raise FrameError(msg)
-            regions.append((np.clip(share, 0, 1), inner.track, inner.residuals))
+            regions.append((share, inner.track, inner.residuals))
         object.__setattr__(self, "regions", tuple(regions))
 
     @classmethod
@@ -182,7 +182,7 @@ def _corners(text: str) -> tuple[float, float, float, float]:
 def _band(
     at: NDArray[np.float64], low: float, high: float, edge: float, size: int
 ) -> NDArray[np.float64]:
-    """1 between `low` and `high`, .5 on them, soft over `edge`; the picture's own border is hard."""
+    """1 from `low` to `high`, .5 on them, soft over `edge`; the picture's own border is hard."""
     # A thin band keeps its middle at 1: its edges may not be wider than itself.
     edge = max(1e-6, min(edge, high - low))
     inside = np.ones_like(at)

@@ -18,17 +18,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.emotion import CORE
 from adapters.families import require
@@ -41,7 +41,10 @@ __all__ = [
     "amounts",
     "block_weights",
     "denoiser_of",
+    "denoisers_of",
     "lora_layers",
+    "weighable",
+    "weighed",
     "write_slider",
 ]
 
@@ -60,6 +63,13 @@ def denoiser_of(pipe: Any) -> tuple[str, nn.Module]:
     """The denoiser's attribute name ("unet" or "transformer") and the module itself."""
     name = require(pipe, "lora").denoiser
     return name, getattr(pipe, name)
+
+
+def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
+    """Every denoiser that a run goes through, by attribute name: Wan 2.2 has two experts."""
+    row = require(pipe, "lora")
+    parts = {name: getattr(pipe, name, None) for name in (row.denoiser, *row.experts)}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def lora_layers(denoiser: nn.Module) -> dict[str, LoraLayer]:
@@ -163,8 +173,8 @@ class LoraBank:
 
     def loaded(self, pipe: Any) -> bool:
         """Whether all sliders of this bank lie in the pipeline's denoiser."""
-        config = getattr(denoiser_of(pipe)[1], "peft_config", {})
-        return all(_PREFIX + name in config for name in self.files)
+        configs = [getattr(part, "peft_config", {}) for part in denoisers_of(pipe).values()]
+        return all(_PREFIX + name in config for name in self.files for config in configs)
 
     def load_into(self, pipe: Any) -> None:
         """Add the sliders to the pipeline's denoiser, inactive; its outputs stay bit-equal.
@@ -174,23 +184,30 @@ class LoraBank:
         Raises:
             SliderFileError: when a file does not fit the denoiser; nothing stays loaded then.
         """
-        part, denoiser = denoiser_of(pipe)
         if self.loaded(pipe):
             return
+        try:
+            for part, denoiser in denoisers_of(pipe).items():
+                self._load(pipe, part, denoiser)
+        except Exception:
+            self.unload(pipe)
+            raise
+
+    def _load(self, pipe: Any, part: str, denoiser: nn.Module) -> None:
         before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
         flags = [(parameter, parameter.requires_grad) for parameter in denoiser.parameters()]
+        parts = tuple(denoisers_of(pipe))
         try:
             for name, path in self.files.items():
                 if _PREFIX + name not in getattr(denoiser, "peft_config", {}):
-                    state = read_slider(path, part, denoiser)
+                    state = read_slider(path, part, denoiser, parts)
                     with warnings.catch_warnings():
                         # Several adapters in one model are the point.
                         warnings.filterwarnings("ignore", "Already found a `peft_config`")
                         denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
+        except SliderFileError:
+            raise
         except Exception as error:
-            self.unload(pipe)
-            if isinstance(error, SliderFileError):
-                raise
             reason = " ".join(str(error).split())[:200]
             msg = f"sliders: {path} does not fit {type(denoiser).__name__}: {reason}"
             raise SliderFileError(msg) from error
@@ -205,18 +222,18 @@ class LoraBank:
 
     def unload(self, pipe: Any) -> None:
         """Take the sliders out again; without other adapters the denoiser is as it was built."""
-        _, denoiser = denoiser_of(pipe)
-        config = getattr(denoiser, "peft_config", {})
-        ours = [_PREFIX + name for name in self.files if _PREFIX + name in config]
-        if not ours:
-            return
-        before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
-        denoiser.delete_adapters(ours)
-        if not getattr(denoiser, "peft_config", None):
-            denoiser.unload_lora()
-            return
-        for name, layer in lora_layers(denoiser).items():
-            _activate(layer, [a for a in before[name] if a not in ours])
+        for denoiser in denoisers_of(pipe).values():
+            config = getattr(denoiser, "peft_config", {})
+            ours = [_PREFIX + name for name in self.files if _PREFIX + name in config]
+            if not ours:
+                continue
+            before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
+            denoiser.delete_adapters(ours)
+            if not getattr(denoiser, "peft_config", None):
+                denoiser.unload_lora()
+                continue
+            for name, layer in lora_layers(denoiser).items():
+                _activate(layer, [a for a in before[name] if a not in ours])
 
     @contextmanager
     def steer(
@@ -251,45 +268,78 @@ class LoraBank:
                 fused adapter, an unknown block, or a batch that does not fit the track.
         """
         weights = amounts(track, strength, gains)
-        used = [i for i, name in enumerate(CORE) if weights[:, i].any()]
-        if not used:
+        adapters = self.adapters(pipe, weights)
+        if not adapters:
             yield
             return
-        lacking = [CORE[i] for i in used if CORE[i] not in self.files]
-        if lacking:
-            msg = (
-                f"track: no slider for {', '.join(lacking)}; this bank has {', '.join(self.names)}"
-            )
-            raise LoraError(msg)
-        if not self.loaded(pipe):
-            msg = "sliders: not loaded into this pipeline; call load_into(pipe) first"
-            raise LoraError(msg)
         if branch not in ("both", "cond"):
             msg = f"branch: expected 'both' or 'cond', received {branch!r}"
             raise LoraError(msg)
         if not 0.0 <= start <= 1.0:
             msg = f"start: allowed 0 to 1, received {start}"
             raise LoraError(msg)
-        _, denoiser = denoiser_of(pipe)
-        adapters = {_PREFIX + CORE[i]: weights[:, i] for i in used}
-        layers = {
-            name: layer
-            for name, layer in lora_layers(denoiser).items()
-            if not adapters.keys().isdisjoint(layer.lora_A)
-        }
-        if any(layer.merged for layer in layers.values()):
-            msg = "sliders: an adapter is fused, weights have no effect; call unfuse_lora() first"
-            raise LoraError(msg)
-        shares = block_weights(list(layers), blocks or {})
+        denoisers = denoisers_of(pipe)
+        layers = {part: weighable(denoiser, adapters) for part, denoiser in denoisers.items()}
+        names = list(dict.fromkeys(name for found in layers.values() for name in found))
+        shares = block_weights(names, blocks or {})
         clock = StepClock(pipe)
         batch = _Batch(pipe, len(weights), branch, lambda: clock.fraction < start)
         with contextlib.ExitStack() as stack:
             stack.enter_context(clock.running(on_start=batch.branches.begin))
-            hook = denoiser.register_forward_pre_hook(batch.observe, with_kwargs=True)
-            stack.callback(hook.remove)
-            for name, layer in layers.items():
-                stack.enter_context(_weighed(layer, adapters, shares[name], batch, name))
+            for part, denoiser in denoisers.items():
+                hook = denoiser.register_forward_pre_hook(batch.observe, with_kwargs=True)
+                stack.callback(hook.remove)
+                for name, layer in layers[part].items():
+                    stack.enter_context(weighed(layer, adapters, shares[name], batch, name))
             yield
+
+    def adapters(self, pipe: Any, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Adapter name -> weights (...), for each emotion that `weights` (..., 12) ask for.
+
+        Raises:
+            LoraError: for an emotion without a slider, or a bank that is not loaded.
+        """
+        used = [i for i in range(len(CORE)) if weights[..., i].any()]
+        lacking = [CORE[i] for i in used if CORE[i] not in self.files]
+        if lacking:
+            msg = (
+                f"track: no slider for {', '.join(lacking)}; this bank has {', '.join(self.names)}"
+            )
+            raise LoraError(msg)
+        if used and not self.loaded(pipe):
+            msg = "sliders: not loaded into this pipeline; call load_into(pipe) first"
+            raise LoraError(msg)
+        return {_PREFIX + CORE[i]: weights[..., i] for i in used}
+
+
+def weighable(denoiser: nn.Module, adapters: Collection[str]) -> dict[str, LoraLayer]:
+    """The layers of `denoiser` that carry one of `adapters`, by module name.
+
+    Raises:
+        LoraError: when one of them is fused, for then weights have no effect.
+    """
+    layers = {
+        name: layer
+        for name, layer in lora_layers(denoiser).items()
+        if any(adapter in layer.lora_A for adapter in adapters)
+    }
+    if any(layer.merged for layer in layers.values()):
+        msg = "sliders: an adapter is fused, weights have no effect; call unfuse_lora() first"
+        raise LoraError(msg)
+    return layers
+
+
+class Weights(Protocol):
+    """Says how an adapter's weights lie over the input of a layer, in the current call."""
+
+    layout: Hashable
+    """Changes whenever the same input would be weighed differently."""
+
+    def scale(
+        self, column: NDArray[np.float64], factor: float, x: Tensor, dtype: torch.dtype, name: str
+    ) -> Any:
+        """What to multiply the adapter's part of layer `name` with, for the input `x`."""
+        ...
 
 
 class _Batch:
@@ -351,14 +401,14 @@ class _Batch:
 
 
 @contextmanager
-def _weighed(
+def weighed(
     layer: LoraLayer,
     adapters: Mapping[str, NDArray[np.float64]],
     share: float,
-    batch: _Batch,
+    batch: Weights,
     name: str,
 ) -> Iterator[None]:
-    """Activate `adapters` on one layer, scaled per sample during its forward pass only."""
+    """Activate `adapters` on one layer, scaled as `batch` says during its forward pass only."""
     ours = [adapter for adapter in adapters if adapter in layer.lora_A]
     plain = {adapter: layer.scaling[adapter] for adapter in ours}
     active, off = list(layer.active_adapters), layer.disable_adapters
@@ -368,7 +418,7 @@ def _weighed(
         x = args[0] if args else kwargs["x"]
         for adapter in ours:
             dtype = layer.lora_B[adapter].weight.dtype
-            key = (adapter, batch.layout, x.shape[0], x.ndim, dtype, x.device)
+            key = (adapter, batch.layout, x.shape, dtype, x.device)
             if key not in cache:
                 # In the adapter's own type: a float32 tensor would promote bf16 activations.
                 factor = share * plain[adapter]

@@ -8,7 +8,7 @@ per sample or of training.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,13 @@ class SliderFileError(ValueError):
     """A slider file that cannot be used; its one line says what can."""
 
 
-def read_slider(path: Path, part: str, denoiser: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a slider file, keyed "<part>.<module>.lora_A.weight".
+def read_slider(
+    path: Path, part: str, denoiser: nn.Module, parts: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
+    """The tensors of a slider file for one denoiser, keyed "<part>.<module>.lora_A.weight".
+
+    parts: all denoisers of the pipeline, the first one first. A file may hold a part for each of
+        them; one that holds the first alone serves the others as well.
 
     Raises:
         SliderFileError: when it is no safetensors file, no plain LoRA, or for another model.
@@ -39,7 +44,13 @@ def read_slider(path: Path, part: str, denoiser: nn.Module) -> dict[str, torch.T
         msg = f"sliders: {path} cannot be read ({error}); fetch or train it again"
         raise SliderFileError(msg) from error
     endings = (".lora_A.weight", ".lora_B.weight")
-    odd = [k for k in state if not (k.startswith(part + ".") and k.endswith(endings))]
+    known = tuple(f"{name}." for name in (parts or (part,)))
+    odd = [k for k in state if not (k.startswith(known) and k.endswith(endings))]
+    first = known[0]
+    if not any(key.startswith(part + ".") for key in state):
+        kept = {k.removeprefix(first): v for k, v in state.items() if k.startswith(first)}
+        state = {f"{part}.{key}": value for key, value in kept.items()}
+    state = {key: value for key, value in state.items() if key.startswith(part + ".")}
     if odd or not state:
         msg = (
             f"sliders: {path} has keys like {odd[0] if odd else 'none'!r}; expected plain LoRA "
