@@ -224,7 +224,9 @@ def _inside(way: Tensor) -> Tensor:
     high, wide = way.shape[2:]
     across = torch.arange(wide) + way[:, 0]
     down = torch.arange(high)[:, None] + way[:, 1]
-    return (across >= 0) & (across <= wide - 1) & (down >= 0) & (down <= high - 1)
+    edge = 0.05  # pixels; what stands still on the border is inside
+    seen = (across >= -edge) & (across <= wide - 1 + edge)
+    return seen & (down >= -edge) & (down <= high - 1 + edge)
 
 
 def _occluded(there: Tensor, back: Tensor) -> Tensor:
