@@ -438,7 +438,7 @@ def weighed(
             if off:
                 layer.enable_adapters(True)
             # A user who disabled their own adapters keeps them off.
-            _activate(layer, [*([] if off else active), *ours])
+            _activate(layer, [*([] if off else [a for a in active if a not in ours]), *ours])
         yield
     finally:
         for handle in handles:

@@ -272,7 +272,8 @@ class Branches:
         All families of separate calls run the conditional branch first.
         """
         time = named.get("timestep", named.get("t"))
-        now = None if time is None else float(torch.as_tensor(time).flatten()[0])
+        # The largest: frames that are given to an image-to-video model have time 0 in every step.
+        now = None if time is None else float(torch.as_tensor(time).max())
         self._calls = self._calls + 1 if now == self._last else 0
         self._last = now
         return self._calls % 2 == 1
