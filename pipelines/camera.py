@@ -24,7 +24,7 @@ from torch.nn import functional
 RATE = 3.0  # the clock runs RATE ** arousal times as fast: a third at -1, threefold at 1
 WILD = 1.6  # amplitudes grow less than tempo: what is fast and wide is not seen, only blurred
 MARGIN = 1.12  # least zoom, so that moves find picture at the edges
-REACH = 0.10  # share of the shorter side that a pan or tilt goes each way
+REACH = 0.075  # share of the shorter side that a pan or tilt goes each way
 
 
 class CameraError(ValueError):
@@ -193,8 +193,8 @@ def _waves(clock: _Clock) -> _Motion:
         mask = _step(below, 0.0, 0.12) * (0.35 + 0.65 * near)
         for along, across, phase, angle in parts:
             swell = along * 6.3 * depth + across * view.x + phase - angle[i]
-            view.down = view.down + mask * (0.017 * clock.wild[i]) * torch.sin(swell)
-            view.right = view.right + mask * (0.009 * clock.wild[i]) * torch.cos(swell)
+            view.down = view.down + mask * (0.014 * clock.wild[i]) * torch.sin(swell)
+            view.right = view.right + mask * (0.007 * clock.wild[i]) * torch.cos(swell)
             # Crests that rise towards the light are brighter than their backs.
             view.gain = view.gain * (1 + mask * (0.035 * clock.wild[i]) * torch.cos(swell + 0.8))
 
