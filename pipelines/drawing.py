@@ -24,6 +24,24 @@ READ = ("#1d3f7a", "#b0381a")
 """The critic's line, the reader's (dashed)."""
 SCALE = 2
 
+# One colour per emotion, for both themes: each has a contrast of at least 3:1 against a card's
+# two backgrounds on the contact page, the WCAG 2.2 figure for graphics (1.4.11).
+COLOURS: dict[str, str] = {
+    "neutral": "#868686",
+    "happiness": "#b8860b",
+    "excitement": "#dd6b20",
+    "amusement": "#b7791f",
+    "contentment": "#4c9a52",
+    "love": "#d64583",
+    "awe": "#4f7fe0",
+    "surprise": "#1f93a8",
+    "anger": "#d23f31",
+    "disgust": "#7f8a1d",
+    "fear": "#8a63d2",
+    "sadness": "#5279b5",
+    "boredom": "#857a6e",
+}
+
 Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +95,7 @@ def mix(
     if music is not None:
         gain = ducking(spoken, seconds, duck)
         below = SPEECH + volume - loudness(music)
-        played = _stereo(music)[:, :count] * np.float32(_ratio(below))
+        played = _stereo(music)[:, :count] * _ratio(below)
         played = np.pad(played, ((0, 0), (0, count - played.shape[1])))
         at = np.arange(count) / RATE
         whole += _faded(played) * _ratio(np.interp(at, np.arange(len(gain)) * TICK, gain))
@@ -104,7 +106,7 @@ def mix(
     found, top = loudness(whole), peak(whole)
     if np.isfinite(found):
         change = min(LOUDNESS - found, PEAK - top)
-        whole *= np.float32(_ratio(change))
+        whole *= _ratio(change)
         found, top = found + change, top + change
     return Mix(whole.astype(np.float32), gain, found, top)
 
@@ -125,7 +127,7 @@ def ducking(spoken: Singles, seconds: float, duck: float) -> Floats:
         return np.zeros(ticks)
     talking = level > level.max() * _ratio(SILENT)
     where = np.flatnonzero(talking)
-    for before, after in zip(where, where[1:], strict=False):
+    for before, after in pairwise(where.tolist()):
         if (after - before) * TICK <= BRIDGED + AHEAD:
             talking[before:after] = True
     ahead = round(AHEAD / TICK)
@@ -170,7 +172,7 @@ def peak(waveform: Singles) -> float:
     return float(20 * np.log10(top)) if top > 0 else -np.inf
 
 
-def _weight(hertz: Floats) -> Floats:
+def _weight(hertz: NDArray[Any]) -> Floats:
     """How much a frequency counts: the two filters of BS.1770-4 (tables 1 and 2), as amplitude."""
     z = np.exp(-2j * np.pi * np.minimum(hertz, 24_000) / 48_000)
     shelf = np.polyval([1.19839281085285, -2.69169618940638, 1.53512485958697], z)
@@ -180,10 +182,10 @@ def _weight(hertz: Floats) -> Floats:
     return np.asarray(np.abs(shelf * high))
 
 
-def _ratio(decibels: float | Floats) -> Floats:
-    if np.isscalar(decibels) and not np.isfinite(decibels):
-        return np.float64(1.0)  # silence stays silence
-    return np.asarray(10.0 ** (np.asarray(decibels) / 20))
+def _ratio(decibels: float | Floats) -> Singles:
+    """Amplitude of a level; 1 where there is none, so that silence stays silence."""
+    known = np.where(np.isfinite(decibels), decibels, 0.0)
+    return np.asarray(10.0 ** (known / 20), dtype=np.float32)
 
 
 def _stereo(waveform: Singles) -> Singles:

@@ -25,30 +25,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from adapters.emotion import CORE
+from pipelines import drawing
 from pipelines.ledger import write_atomic
 from studio.source import recording_of
 
 if TYPE_CHECKING:
     from pipelines.take import Take
 
-# One colour per emotion, for both themes: each has a contrast of at least 3:1 against the card's
-# two backgrounds, the WCAG 2.2 figure for graphics (1.4.11). Shared with the contact sheet.
-COLOURS: dict[str, str] = {
-    "neutral": "#868686",
-    "happiness": "#b8860b",
-    "excitement": "#dd6b20",
-    "amusement": "#b7791f",
-    "contentment": "#4c9a52",
-    "love": "#d64583",
-    "awe": "#4f7fe0",
-    "surprise": "#1f93a8",
-    "anger": "#d23f31",
-    "disgust": "#7f8a1d",
-    "fear": "#8a63d2",
-    "sadness": "#5279b5",
-    "boredom": "#857a6e",
-}
-
+# One colour an emotion, those of the figures; contact sheets and grids take them from here.
+COLOURS = drawing.COLOURS
 # How many emotions a card lists: those asked for, then the strongest read, up to this many rows.
 ROWS = 4
 
