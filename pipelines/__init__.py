@@ -37,7 +37,8 @@ class Backbone:
     `weights` is a folder under `assets/` or a hub id; `revision` a commit of the hub repository;
     `family` the key of tests/tiny.py that builds a tiny instance of its real classes; `defaults`
     replaces defaults of the modality's params (distilled models want few steps); `call` are extra
-    arguments of the diffusers call; `memory_gb` what one picture needs in half precision.
+    arguments of the diffusers call; `memory_gb` what one picture needs in half precision. `base`
+    names the row of the painter that these weights are a motion adapter for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Backbone:
     revision: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+    base: str | None = None
 
     @property
     def embedded(self) -> bool:
@@ -136,6 +138,91 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("music-tiny", "music", "models/music-tiny", "music", "Apache-2.0", 0.2),
         Backbone("voice-tiny", "voice", "models/voice-tiny", "voice", "Apache-2.0", 0.2),
         Backbone("portrait-tiny", "portrait", "models/portrait-tiny", "portrait", "Apache-2.0", 1),
+        Backbone(
+            "video-tiny",
+            "video",
+            "models/video-tiny",
+            "animatediff",
+            "Apache-2.0",
+            0.5,
+            defaults={"guidance_scale": 4.0},
+            call={"guidance_rescale": 0.7},
+            base="image-tiny",
+        ),
+        # Memory of films: weights by the parameters that the classes' configs give, in half
+        # precision, and the work on a film of the row's own size. Sizes, rates, steps and guidance
+        # are those of the model cards.
+        Backbone(
+            "animatediff",
+            "video",
+            "guoyww/animatediff-motion-adapter-v1-5-3",
+            "animatediff",
+            "CreativeML-OpenRAIL-M",
+            12,
+            defaults={"steps": 25, "guidance_scale": 7.5},
+            base="sd15",
+        ),
+        Backbone(
+            "wan21",
+            "video",
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+            "wan21",
+            "Apache-2.0",
+            17,
+            defaults={
+                "fps": 16,
+                "width": 832,
+                "height": 480,
+                "steps": 50,
+                "guidance_scale": 5.0,
+            },
+        ),
+        Backbone(
+            "wan22",
+            "video",
+            "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+            "wan22",
+            "Apache-2.0",
+            72,
+            defaults={
+                "fps": 16,
+                "width": 832,
+                "height": 480,
+                "steps": 40,
+                "guidance_scale": 4.0,
+            },
+            call={"guidance_scale_2": 3.0},  # of the expert for low noise
+        ),
+        Backbone(
+            "wan-i2v",
+            "video",
+            "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+            "wan-i2v",
+            "Apache-2.0",
+            48,
+            defaults={
+                "fps": 16,
+                "width": 832,
+                "height": 480,
+                "steps": 50,
+                "guidance_scale": 5.0,
+            },
+        ),
+        Backbone(
+            "ltx",
+            "video",
+            "Lightricks/LTX-Video",
+            "ltx",
+            "LTX-Video-Open-Weights",
+            16,
+            defaults={
+                "fps": 24,
+                "width": 704,
+                "height": 480,
+                "steps": 50,
+                "guidance_scale": 3.0,
+            },
+        ),
     )
 }
 
@@ -144,6 +231,7 @@ DEFAULTS = {
     "music": "music-tiny",
     "voice": "voice-tiny",
     "portrait": "portrait-tiny",
+    "video": "video-tiny",
 }
 """Modality -> the embedded backbone that is used when none is named."""
 DEFAULT = DEFAULTS["image"]
@@ -152,6 +240,8 @@ MAKERS = {
     "music": "pipelines.music",
     "voice": "pipelines.voice",
     "portrait": "pipelines.portrait",
+    "film": "pipelines.film",
+    "video": "pipelines.video",
 }
 """Modality -> the module whose `generate` makes it."""
 
@@ -161,7 +251,7 @@ class Step:
     """Where the work stands.
 
     `index` of `total` steps of the whole call are done (denoising steps of pictures, bars of
-    music, hundredths of a second's work on a voice or a portrait); `eta` seconds remain (None
+    music, hundredths of a second's work on a voice, portrait or film); `eta` seconds remain (None
     before the first step); `stage` is "load", "analyse", "denoise", "compose", "render" or "read";
     `notes` are new one-line warnings for people; `preview` a small picture of the predicted
     result, if asked for.

@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters.assets import ASSETS
 from adapters.calibration import Calibration
 from adapters.directions import FORMAT
@@ -147,6 +150,19 @@ class Belongings:
                     path,
                 )
         return None
+
+    def gained(self, asked: NDArray[np.float64], *, calibrated: bool = True) -> NDArray[np.float64]:
+        """Asked intensities (n, 12) to what directions, sliders and content are given, (n, 12).
+
+        With several emotions at once the gains may push the sum past what was asked at most (1,
+        or the asked sum when over); the row is then scaled back, for summed adapters over-drive.
+        """
+        if not calibrated or self.calibration is None:
+            return asked
+        given = self.calibration.gain(asked)
+        most = np.maximum(asked.sum(axis=1), 1.0)
+        total = given.sum(axis=1)
+        return given * np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]
 
     @cached_property
     def vocabulary(self) -> frozenset[str] | None:

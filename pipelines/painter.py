@@ -181,18 +181,9 @@ class Painter(Belongings):
     # Painting ------------------------------------------------------------------------------------
 
     def dials(self, sittings: Sequence[Sitting], params: ImageParams) -> np.ndarray:
-        """Asked emotions to what directions, sliders and content are given, (B, 12).
-
-        With several emotions at once the gains may push the sum past what was asked at most (1,
-        or the asked sum when `over`); the row is then scaled back, for summed adapters over-drive.
-        """
+        """Asked emotions to what directions, sliders and content are given, (B, 12)."""
         asked = np.stack([sitting.emotion.array for sitting in sittings])
-        if not params.calibrated or self.calibration is None:
-            return asked
-        given = self.calibration.gain(asked)
-        most = np.maximum(asked.sum(axis=1), 1.0)
-        total = given.sum(axis=1)
-        return given * np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]
+        return self.gained(asked, calibrated=params.calibrated)
 
     def prompts(self, sittings: Sequence[Sitting], params: ImageParams) -> list[str]:
         """The prompts that the model sees: what was asked, then what carries the emotion."""

@@ -19,11 +19,23 @@ from typing import Any
 
 from adapters.memory import out_of_memory
 from adapters.weight_files import first_danger
-from pipelines import Backbone, BackboneError
+from pipelines import BACKBONES, Backbone, BackboneError
 
 log = logging.getLogger("affect")
 
 LIBRARIES = frozenset({"diffusers", "transformers", "tokenizers"})
+INDEX = "model_index.json"
+MOTION = "motion_adapter"
+"""Folder of the motion adapter in a model of ours that a painter is the other part of."""
+
+
+def index_of(row: Backbone) -> str:
+    """The file that says what a row's weights are: a pipeline's, or that of a motion adapter."""
+    if not row.base:
+        return INDEX
+    inside = row.folder is not None and (row.embedded or (row.folder / MOTION).is_dir())
+    return f"{MOTION}/config.json" if inside else "config.json"
+
 
 
 def check_folder(folder: Path, own: Collection[tuple[str, str]] = ()) -> None:
@@ -78,10 +90,10 @@ def check_folder(folder: Path, own: Collection[tuple[str, str]] = ()) -> None:
 def check_embedded(row: Backbone) -> None:
     """Raise one line when weights that should come with the project are not there."""
     folder = row.folder
-    if folder is None or not (folder / "model_index.json").is_file():
+    if folder is None or not (folder / index_of(row)).is_file():
         msg = (
             f"backbone: {row.name} is not in {folder}; reinstall the project or train it again "
-            "with `python -m training.image`"
+            f"with `python -m training.{row.modality}`"
         )
         raise BackboneError(msg)
 
@@ -91,7 +103,7 @@ def check_here(row: Backbone, *, offline: bool | None = None) -> None:
 
     Imports no torch: it needs no seconds to say that there is nothing here.
     """
-    if row.folder is not None or cached(row.weights, row.revision) is not None:
+    if row.folder is not None or cached(row.weights, row.revision, index_of(row)) is not None:
         return
     if is_offline(offline) or not hub_answers(row):
         raise BackboneError(_not_here(row, asked=is_offline(offline)))
@@ -103,7 +115,7 @@ def is_offline(offline: bool | None = None) -> bool:
     return bool(offline) or said.strip().lower() in ("1", "true", "yes", "on")
 
 
-def cached(repository: str, revision: str | None = None) -> Path | None:
+def cached(repository: str, revision: str | None = None, index: str = INDEX) -> Path | None:
     """The snapshot of a hub repository in the Hugging Face cache, None when it is not there.
 
     Without a revision the one that `refs/main` names, as the libraries take it. Judged by the
@@ -118,7 +130,7 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
     except (OSError, ValueError):
         return None
     snapshot = folder / "snapshots" / commit if commit else None
-    if snapshot is None or not (snapshot / "model_index.json").is_file():
+    if snapshot is None or not (snapshot / index).is_file():
         return None
     return snapshot if any(snapshot.rglob("*.safetensors")) else None
 
@@ -277,7 +289,8 @@ def _why_not(row: Backbone, folder: Path | None, local: bool, error: Exception) 
 def pull(row: Backbone) -> Path:
     """Download what `load_pipeline` needs (safetensors only) into the Hugging Face cache."""
     if row.folder is not None:
-        check_folder(row.folder)
+        if not row.base:
+            check_folder(row.folder)
         return row.folder
     if is_offline():
         msg = (
@@ -292,8 +305,15 @@ def pull(row: Backbone) -> Path:
         )
         raise BackboneError(msg)
     from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
 
     try:
+        if row.base:  # parts of a pipeline, whose painter is pulled as well
+            pull(BACKBONES[row.base])
+            files = ["config.json", "diffusion_pytorch_model.safetensors"]
+            return Path(
+                snapshot_download(row.weights, revision=row.revision, allow_patterns=files)
+            )
         return Path(
             DiffusionPipeline.download(row.weights, revision=row.revision, use_safetensors=True)
         )
