@@ -34,7 +34,8 @@ _SAMPLES = 96
 _REACH = 1.3  # half widths to which the curves are tabulated
 _LASH = 0.045  # eye distances above the lid's edge that move without stretching
 _LOW = 0.14  # height of the stretched zone below, eye distances
-_WIDE = 0.06  # rise of the upper lid at eyeWide 1; anatomy says 0.05, which photos hide
+_WIDE = 0.078  # rise of the upper lid at eyeWide 1; anatomy says 0.05, which photos hide
+_LASHES = 0.72  # of the light of the white: what is darker between the lids is a lash or an outline
 _SQUINT = 0.055
 _MEET = 0.86  # of the opening the upper lid crosses in a blink; the lower one does the rest
 _GAZE = 0.095  # eye distances the iris travels at eyeLook 1
@@ -217,8 +218,12 @@ def _behind(
     clear = inside > margin
     if not clear.any():
         clear = inside >= inside.max() - 0.5
-    white = continued(patch, (clear & (away > 1.22)).astype(np.float64), frame.unit)
-    if not (clear & (away > 1.22)).any():
+    ball = clear & (away > 1.22)
+    if ball.any():
+        light = patch.mean(2)
+        ball &= light > _LASHES * np.quantile(light[ball], 0.75)
+        white = continued(patch, ball.astype(np.float64), frame.unit)
+    else:
         white = np.full_like(patch, np.quantile(patch[clear], 0.9))
     # the iris hidden by lids takes the mean colour of its visible part at the same radius
     bins = np.linspace(0, 1.3, 14)
@@ -237,7 +242,10 @@ def _behind(
     lowest = np.clip(np.floor(where).astype(int), 0, len(bins) - 2)[..., 0]
     share = np.clip(where - lowest[..., None], 0, 1)
     round_ = tone[lowest] * (1 - share) + tone[lowest + 1] * share
-    trust = np.clip(inside / margin, 0, 1)[..., None]
+    # a lid that lies lower than the mesh says shows skin where the iris should be
+    strange = np.abs(patch - round_).max(2) > 0.16
+    near = inside < 0.3 * radius
+    trust = (np.clip(inside / margin, 0, 1) * ~(strange & near))[..., None]
     disc = trust * patch + (1 - trust) * round_
     texture = np.concatenate([white, disc, inside[..., None]], 2).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(texture, dtype=np.float32), (x0, y0)
@@ -296,19 +304,21 @@ def render_eye(
     rise = each(lids.wide + 0.3 * (-lids.down).clamp_min(0)) * _WIDE * eye.unit * arch
     lift = torch.minimum(each(lids.squint) * _SQUINT * eye.unit * shape, 0.32 * gap)
     low_now = low - lift - (1 - _MEET) * each(closed) * gap + each(looks_down) * 0.08 * gap
-    up_now = up - rise * (1 - each(closed)) + each(closed) * (low_now - up)
+    up_now = up + each(closed) * (low_now - up)
     low_now = torch.maximum(low_now, up_now)
     # upper zone: nothing moves at its top, the lash strip as one piece, stretched between
     top = up - eye.lid_height
     lash = _LASH * eye.unit
     whole = (up_now - lash - top).clamp_min(1.0)
-    above = (((v - top) / whole).clamp(0, 1)) * (up - up_now)
+    raised = _raised(eye, rise * (1 - each(closed)), up - v, carried)
+    above = raised + ((v + raised - top) / whole).clamp(0, 1) * (up - up_now)
     below = (1 - (v - low_now) / (_LOW * eye.unit)).clamp(0, 1) * (low - low_now)
     share = ((up_now + low_now) / 2 - v + 0.5).clamp(0, 1)[:, None]
     down = torch.tensor(eye.down, dtype=torch.float32, device=u.device)
     moved = place + torch.stack([above, below])[:, :, None] * down[:, None, None]
     open_now = low_now - up_now
-    edge = torch.minimum((v - up_now + 0.5).clamp(0, 1), (low_now - v + 0.5).clamp(0, 1))
+    hidden = up_now - v - raised  # how far under the upper lid
+    edge = torch.minimum((0.5 - hidden).clamp(0, 1), (low_now - v + 0.5).clamp(0, 1))
     alpha = edge * (open_now / 1.5).clamp(0, 1) * (u.abs() < 1)
 
     gaze = torch.stack([lids.right, lids.down * 0.8], 1) * _GAZE * eye.unit
@@ -322,10 +332,32 @@ def render_eye(
     disc = ((1.16 - away) * eye.radius / 1.5).clamp(0, 1)[:, None]
     colour = ball[:, :3] + disc * (pupil[:, 3:6] - ball[:, :3])
     # the lid throws a soft shadow on the ball, also when it has moved
-    shadow = 1 - 0.30 * torch.exp(-((v - up_now) / (0.05 * eye.unit)).clamp_min(0))
+    shadow = 1 - 0.30 * torch.exp((hidden / (0.05 * eye.unit)).clamp_max(0))
     before = 1 - 0.30 * torch.exp(-((v - up) / (0.05 * eye.unit)).clamp_min(0))
     colour = colour * (shadow / before).clamp(0.6, 1.15)[:, None]
     return moved, share, colour.clamp(0, 1), alpha[:, None]
+
+
+def _raised(
+    eye: Eye, rise: torch.Tensor, height: torch.Tensor, carried: torch.Tensor
+) -> torch.Tensor:
+    """(B, h, w) pixels down by which the skin above an eye is taken from its lid instead.
+
+    Brows that rise draw the skin out: a lid that rose in the skin's own measure would bulge below
+    the brow that rises most, and its lashes would grow. So lid and lashes rise as one piece in the
+    measure of the picture, and the skin above them gives way.
+
+    rise: (B, h, w) pixels. height: (B, h, w) above the lid in the photo's skin. carried: (B, 2, h,
+    w) crop pixels that the eyeball of the window comes from.
+    """
+    u, v = _local(eye, carried)
+    seen = _edges(eye, u)[0] - v
+    first = rise + _LASH * eye.unit
+    over = ((seen - first) / (eye.lid_height - _LASH * eye.unit)).clamp(0, 1)
+    # only what is drawn out is taken back, or a brow that is lowered would not press on the lid;
+    # and not at all while the lid does not rise, so that faces at rest stay as they are
+    engaged = (rise / (0.2 * _WIDE * eye.unit)).clamp(0, 1)
+    return (1 - over) * (rise + engaged * (height - seen).clamp_max(0))
 
 
 def _local(eye: Eye, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

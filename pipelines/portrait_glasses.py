@@ -18,6 +18,7 @@ from pipelines.portrait_field import Frame
 __all__ = ["frame_of_glasses", "without"]
 
 _DARK = 0.62  # of the skin's brightness: what is darker may be a frame
+_SKIN = 0.92  # of the lightest nearby: darker is hair, a lash or a shadow of the frame
 _ROUNDS = 400  # pixels the search may run along the frame
 
 
@@ -69,7 +70,13 @@ def without(
         max(rows[0] - far, 0) : rows[-1] + far, max(columns[0] - far, 0) : columns[-1] + far
     ]
     bare = picture.copy()
-    filled = continued(picture[part], 1.0 - glasses[part], frame.unit, (0.02, 0.05, 0.1))
+    # only skin fills the gap: hairs of the brows beside the frame would leave blots that move
+    around = picture[part]
+    lightest = functional.max_pool2d(
+        torch.from_numpy(around.mean(2))[None, None], 2 * (far // 2) + 1, 1, far // 2
+    )[0, 0].numpy()
+    skin = (glasses[part] == 0) & (around.mean(2) > _SKIN * lightest)
+    filled = continued(around, skin.astype(np.float64), frame.unit, (0.02, 0.05, 0.1))
     bare[part] += glasses[part][..., None] * (filled - picture[part])
     wide = functional.max_pool2d(torch.from_numpy(glasses)[None, None], 3, 1, 1)
     alpha = functional.avg_pool2d(wide, 3, 1, 1)[0, 0].numpy()

@@ -14,16 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from pipelines.portrait_basis import LOWER_LIP, UPPER_LIP
+from pipelines.portrait_eyes import continued
 from pipelines.portrait_field import Frame
+from pipelines.portrait_source import FROM_ABOVE
 
-__all__ = ["Mouth", "make_mouth", "masks", "own_place", "paint_mouth"]
+__all__ = ["Mouth", "corners", "make_mouth", "masks", "own_place", "paint_mouth"]
 
 _EDGES = (0.0, 0.135, 0.24, 0.355, 0.46, 0.56)  # of the upper teeth from the midline
 _LOW_EDGES = (0.0, 0.085, 0.18, 0.285, 0.395, 0.5)
 _SHOWN = 0.045  # eye distances the upper teeth hang below the seam at rest, behind the lower lip
 _SUNK = 0.05  # how far below the seam the lower teeth end at rest
+_TIP = 0.13  # eye distances the tip of the tongue rises at tongueOut 1
+_CORNER = 0.02  # eye distances around the corners of an open mouth that are dark with it
 _CLOSED = 0.035  # eye distances between the inner lips below which a mouth is shut
 
 
@@ -82,7 +87,7 @@ def make_mouth(frame: Frame, picture: np.ndarray, *, white: float, flat: bool) -
     tint = np.mean(cheeks, axis=0)
     tint = 0.82 + 0.18 * tint / max(tint.max(), 1e-3)
     row, teeth = _SHOWN, False
-    middle = float(upper[20] + 0.45 * gap * frame.unit) / frame.unit
+    middle = float(upper[20] + FROM_ABOVE * gap * frame.unit) / frame.unit
     if gap:
         inside = [
             picture[_inside(origin + s * across + (a + f * (b - a)) * down, frame.size)]
@@ -94,7 +99,7 @@ def make_mouth(frame: Frame, picture: np.ndarray, *, white: float, flat: bool) -
         teeth = bool(np.mean((tones.min(1) > 0.35) & (np.ptp(tones, axis=1) < 0.3)) > 0.4)
         if teeth:
             bright = float(np.quantile(tones.mean(1), 0.85)) / 0.9
-            row = max(_SHOWN, gap * 0.48)
+            row = max(_SHOWN, gap * (0.93 - FROM_ABOVE))
     return Mouth(
         origin, across, down, half, frame.unit, float(frame.depth[[13, 14]].mean()), places,
         np.stack([upper, lower]), gap, tuple(float(c) for c in bright * tint), teeth, flat, row,
@@ -119,6 +124,31 @@ def masks(mouth: Mouth, size: int) -> tuple[np.ndarray, np.ndarray]:
     bottom = np.clip(0.5 + (v - lower) / soft, 0, 1)
     bottom = np.where((lower - upper) < 0.8, 1 - top, bottom)
     return top.astype(np.float32), bottom.astype(np.float32)
+
+
+def corners(
+    mouth: Mouth, frame: Frame, picture: np.ndarray, hole: np.ndarray
+) -> torch.Tensor | None:
+    """(1, 3, S, S) to add to a picture (S, S, 3) whose open lips are closed; None: they are shut.
+
+    The corners of an open mouth are dark. Closed they would lie in the cheeks as a row of dots, so
+    they take half the colour of the skin beside them: a line remains.
+
+    hole: (S, S) share inside the mouth.
+    """
+    if not mouth.gap:
+        return None
+    y, x = np.mgrid[0 : frame.size, 0 : frame.size] + 0.5
+    u = (x - mouth.origin[0]) * mouth.across[0] + (y - mouth.origin[1]) * mouth.across[1]
+    reach = 2 * max(1, round(_CORNER * mouth.unit)) + 1
+    wide = functional.max_pool2d(
+        torch.from_numpy((hole > 0.02).astype(np.float32))[None, None], reach, 1, reach // 2
+    )
+    soft = functional.avg_pool2d(wide, 3, 1, 1)[0, 0].numpy()
+    share = 0.55 * soft * np.clip((np.abs(u) / mouth.half - 0.78) / 0.12, 0, 1)
+    filled = continued(picture, (wide[0, 0].numpy() == 0).astype(float), mouth.unit)
+    change = (share[..., None] * (filled - picture)).transpose(2, 0, 1)[None]
+    return torch.from_numpy(np.ascontiguousarray(change, dtype=np.float32))
 
 
 def own_place(mouth: Mouth, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,7 +178,11 @@ def own_place(mouth: Mouth, place: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 def paint_mouth(
-    mouth: Mouth, skull: torch.Tensor, jaw: torch.Tensor, roof: torch.Tensor
+    mouth: Mouth,
+    skull: torch.Tensor,
+    jaw: torch.Tensor,
+    roof: torch.Tensor,
+    tongue: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """(B, 3, h, w) what is behind the lips.
 
@@ -157,6 +191,7 @@ def paint_mouth(
         skull: (B, 2, h, w) eye distances across and down from `Mouth.middle`, carried by the skull.
         jaw: the same in the jaw's frame.
         roof: (B, h, w) how far below the upper lip's edge, eye distances.
+        tongue: (B,) 0..1 how far its tip comes between the teeth; never past the lips. None: 0.
     """
     x, y = skull[:, 0], skull[:, 1]
     jx, jy = jaw[:, 0], jaw[:, 1]
@@ -167,12 +202,14 @@ def paint_mouth(
     deep = (0.15 - 0.10 * (y / 0.5).clamp(0, 1)) if not mouth.flat else torch.full_like(x, 0.2)
     base = torch.stack([deep * 1.9, deep * 0.72, deep * 0.68], 1) * white
 
-    tongue_at = jy + 0.05 - 0.16 * (jx / wide) ** 2
-    tongue = _edge(tongue_at, 0.05) * _edge(wide * 0.72 - jx.abs(), 0.1)
+    tip = torch.zeros_like(x[:, :1, :1]) if tongue is None else tongue[:, None, None]
+    # its tip rises in front of the lower teeth and grows narrower
+    tongue_at = jy + 0.05 + _TIP * tip - (0.16 + 0.2 * tip) * (jx / wide) ** 2
+    shape = _edge(tongue_at, 0.05) * _edge(wide * 0.72 - jx.abs(), 0.1)
     groove = 1 - 0.22 * torch.exp(-((jx / 0.03) ** 2)) * (0 if mouth.flat else 1)
     lit = (0.42 + 0.22 * torch.exp(-(((tongue_at - 0.10) / 0.10) ** 2))) * groove
     flesh = torch.stack([lit * 1.28, lit * 0.62, lit * 0.60], 1) * white
-    base = base + tongue[:, None] * 0.9 * (flesh - base)
+    base = base + shape[:, None] * 0.9 * (flesh - base)
 
     pixel = 1 / mouth.unit
     lower = _row(
@@ -182,10 +219,15 @@ def paint_mouth(
     rows = [(lower, 0.80, 0.55)]
     if not mouth.teeth:  # the photo's own upper teeth are better
         rows.append((upper, 0.95, 0.42))
-    for (alpha, shade), tone, depth in rows:
+    for index, ((alpha, shade, gum), tone, depth) in enumerate(rows):
         fall = 1 - depth * (span.clamp(0, 1.1) ** 2.2) * (0.3 if mouth.flat else 1)
         enamel = torch.stack([shade, shade * 0.965, shade * 0.895], 1) * white * tone
+        flesh_of_gums = torch.stack([shade * 0.66, shade * 0.36, shade * 0.36], 1) * white
+        enamel = enamel + gum[:, None] * (flesh_of_gums - enamel)
         base = base + alpha[:, None] * (enamel * fall[:, None] - base)
+        if index == 0 and tongue is not None:  # over the lower teeth, behind the upper ones
+            over = shape * tip.clamp(0, 1)
+            base = base + over[:, None] * (flesh - base)
     # the upper lip shades what is right below it; corners lie in the dark
     under = 1 - (0.5 if not mouth.flat else 0.15) * torch.exp(-(roof.clamp_min(0) / 0.035))
     ends = 1 - 0.6 * _smooth((span - 0.72) / 0.36)
@@ -200,26 +242,29 @@ def _row(
     *,
     rising: bool,
     flat: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Alpha and shading of a row of teeth; `rise` is how far inside the row's biting edge."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Alpha, shading and share of gum in a row of teeth; `rise` counts inwards from its edge."""
     away = x.abs()
     arch = 0.16 * away**2  # biting edges climb towards the cheeks
     inside = rise - arch if not rising else rise + 0.0 - 0.10 * away**2
     limits = torch.tensor(edges, device=x.device)
     if flat:
-        return _edge(inside, 0.006) * _edge(limits[-1] * 0.75 - away, 0.05), torch.ones_like(x)
+        alpha = _edge(inside, 0.006) * _edge(limits[-1] * 0.75 - away, 0.05)
+        return alpha, torch.ones_like(x), torch.zeros_like(x)
     index = torch.bucketize(away.contiguous(), limits[1:-1])
     low, high = limits[index], limits[index + 1]
     middle, half = (low + high) / 2, (high - low) / 2
     across = ((away - middle) / half).abs().clamp(0, 1.5)
     inside = inside - 0.02 * across**4  # rounded corners
-    root = 0.15 if not rising else 0.13
+    root = 0.17 if not rising else 0.13
     alpha = _edge(inside, max(0.010, 1.2 * pixel)) * _edge(limits[-1] - away, 0.03)
     # a gap between teeth is a fraction of a pixel in small faces: fainter there
     shade = 1 - min(0.26, 0.006 / pixel * 0.26 / 0.06) * across**6
     shade = shade * (1 - 0.10 * (inside / root).clamp(0, 1))
-    gum = _edge(inside - root - 0.02 * across**2, 0.02)
-    return alpha * (1 - gum * 0.9), shade
+    gum = _edge(inside - root + 0.02 * across**2, 0.02)
+    if rising:  # those of the lower row lie in the dark behind it
+        return alpha * (1 - gum * 0.9), shade, torch.zeros_like(x)
+    return alpha, shade, gum
 
 
 def _edge(x: torch.Tensor, width: float) -> torch.Tensor:

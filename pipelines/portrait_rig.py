@@ -35,7 +35,7 @@ from pipelines.portrait_field import (
     sampled,
 )
 from pipelines.portrait_glasses import frame_of_glasses, without
-from pipelines.portrait_mouth import make_mouth, masks, own_place, paint_mouth
+from pipelines.portrait_mouth import corners, make_mouth, masks, own_place, paint_mouth
 from pipelines.portrait_shade import SHADE_GRID, fold_maps, fold_weights, skin_map
 
 __all__ = ["Rig"]
@@ -91,7 +91,7 @@ class Rig:
         glasses = None if flat else frame_of_glasses(frame, picture)
         upper, lower = masks(self.mouth, frame.size)
         self._layers(picture, glasses, upper, lower)
-        skin = skin_map(frame, picture) * (0.4 if flat else 1.0)
+        skin = skin_map(frame, picture) * (0.22 if flat else 1.0)
         self.folds = torch.from_numpy(fold_maps(frame, skin)).to(self.device)
         self.fold_weights = torch.from_numpy(fold_weights()).to(self.device)
 
@@ -178,6 +178,8 @@ class Rig:
         self.rest = torch.from_numpy(self.crop.transpose(2, 0, 1).copy())[None].to(self.device)
         self.shares = shares.to(self.device)
         self.jaw = torch.cat([self.face, self.shares[:, 1:]], 1)
+        mended = corners(mouth, frame, picture, 1 - share_up - share_low)
+        self.mended = None if mended is None else mended.to(self.device)
         line = torch.arange(frame.size, device=self.device, dtype=torch.float32) + 0.5
         gy, gx = torch.meshgrid(line, line, indexing="ij")
         self.pixels = torch.stack([gx, gy])[None]
@@ -187,7 +189,7 @@ class Rig:
     @torch.inference_mode()
     def _crops(self, curves: torch.Tensor, turn: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         size = self.square.size
-        weights = torch.cat([self._tempered(curves), own], 1)
+        weights = torch.cat([self._tempered(curves, own[:, :1]), own], 1)
         back = inverse(self.fields(weights, turn).flatten(0, 1), size)
         upper, lower = back.unflatten(0, (2, len(curves)))
         place = functional.interpolate(upper, size=(size, size), mode="bilinear")
@@ -208,11 +210,14 @@ class Rig:
             out[edge] = self.rest[edge]
         return out
 
-    def _tempered(self, curves: torch.Tensor) -> torch.Tensor:
-        """Curves that a photo bears: no second smile on a smile, jaws that meet the lips."""
+    def _tempered(self, curves: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+        """Curves that a photo bears: no second smile on a smile, jaws that meet the lips.
+
+        gone: (B, 1) share of the photo's smile that is taken back.
+        """
         out = curves.clone()
         smiles = [_AT["mouthSmileLeft"], _AT["mouthSmileRight"]]
-        out[:, smiles] *= 1 - 0.55 * self.own_smile
+        out[:, smiles] *= 1 - 0.55 * min(self.own_smile, 1.0) * (1 - gone)
         # lips cannot close further than the jaw has opened them
         close, jaw = _AT["mouthClose"], _AT["jawOpen"]
         out[:, close] = torch.minimum(out[:, close], out[:, jaw])
@@ -295,11 +300,16 @@ class Rig:
         rows, columns = self._window(mouth.origin, carried, reach, 0.65 * frame.unit, frame.size)
         cells = cell_centres(frame.size, self.device)[:, rows, columns]
         cells = cells.expand(len(curves), -1, -1, -1)
-        jaw = sampled(self.jaw, sampled(lower, cells).permute(0, 2, 3, 1))
+        below = sampled(lower, cells).permute(0, 2, 3, 1)
+        jaw = sampled(self.jaw, below)
         above = place[:, :, rows, columns]
         share = sampled(self.shares[:, :1], above.permute(0, 2, 3, 1))
-        above = self._to_pixels(above)
         view = out[:, :, rows, columns]
+        if self.mended is not None:  # as far as the photo's lips are closed
+            shut = weights[:, -1, None, None, None]
+            view = view + shut * sampled(self.mended, above.permute(0, 2, 3, 1))
+            jaw[:, :3] += shut * sampled(self.mended, below)
+        above = self._to_pixels(above)
         under = torch.minimum(jaw[:, 3:], 1 - share)
         u = (above[:, 0] - float(mouth.origin[0])) * float(mouth.across[0])
         u = u + (above[:, 1] - float(mouth.origin[1])) * float(mouth.across[1])
@@ -315,7 +325,7 @@ class Rig:
             here = self.pixels[:, :, rows, columns][part]
             inside = self._inside(here, carried, curves, turn, weights)
             skin[part] += gap[part] * (inside - skin[part])
-        view.copy_(skin)
+        out[:, :, rows, columns] = skin
 
     def _to_pixels(self, place: torch.Tensor) -> torch.Tensor:
         """Places -1..1 as pixels of the crop."""
@@ -340,7 +350,7 @@ class Rig:
         seam = float(mouth.seams[0][20]) / mouth.unit - mouth.middle
         ends = float(mouth.seams[0][0]) / mouth.unit - mouth.middle
         roof = y - (seam + lift[:, 0] + (ends - seam + lift[:, 1] - lift[:, 0]) * bow)
-        painted = paint_mouth(mouth, skull, jaw, roof)
+        painted = paint_mouth(mouth, skull, jaw, roof, curves[:, _AT["tongueOut"]])
         if not mouth.gap:
             return painted
         hole = (1 - self.shares.sum(1, keepdim=True)).clamp(0, 1)

@@ -15,7 +15,13 @@ from pipelines.face_mesh import template
 from pipelines.portrait_basis import LOWER_LIP, UPPER_LIP, basis
 from pipelines.portrait_field import Frame
 
-__all__ = ["closing", "lip_gap", "shares", "smile_of", "smoothed"]
+__all__ = ["FROM_ABOVE", "closing", "lip_gap", "shares", "smile_of", "smoothed"]
+
+FROM_ABOVE = 0.2
+"""Share of the gap between the lips that the upper one closes: jaws open mouths. With half of it
+the upper lip of a photo that smiles grows long and hides the teeth when it opens again."""
+
+_EDGE = 0.026  # eye distances
 
 _AGAINST = {
     "browDown": 0.8, "mouthFrown": 1.6, "noseSneer": 0.8, "mouthPress": 0.8, "mouthStretch": 0.9,
@@ -32,7 +38,7 @@ _SPEECH = (
 
 
 def smile_of(frame: Frame) -> float:
-    """0..1 how much the photo smiles: corners above the middle of the lips, in mouthSmile."""
+    """0..1.3 how much the photo smiles: corners above the middle of the lips, in mouthSmile."""
     points = template()[:, 1]
     rest = (points[61] + points[291]) / 2 - (points[0] + points[17]) / 2
     p = frame.points
@@ -40,8 +46,8 @@ def smile_of(frame: Frame) -> float:
     height = float((middle - corners) @ frame.down) / frame.unit
     moves = basis()[[ARKIT.index("mouthSmileLeft"), ARKIT.index("mouthSmileRight")], :, 1].sum(0)
     full = (moves[61] + moves[291]) / 2 - (moves[0] + moves[17]) / 2
-    # half a tenth is what faces at rest differ by
-    return float(np.clip((height - rest) / full - 0.15, 0, 1))
+    # what faces at rest differ by is no smile; a broad grin is more than mouthSmile 1
+    return float(np.clip((height - rest) / full - 0.15, 0, 1.3))
 
 
 def lip_gap(frame: Frame) -> float:
@@ -51,7 +57,7 @@ def lip_gap(frame: Frame) -> float:
 
 
 def closing(frame: Frame) -> np.ndarray:
-    """(478, 2) pixels that bring the inner lips together: 45 % from above, the rest from below."""
+    """(478, 2) pixels that bring the inner lips together, `FROM_ABOVE` by the upper one."""
     p = frame.points.astype(np.float64)
     out = np.zeros((len(p), 2))
     if lip_gap(frame) < 0.03:
@@ -59,8 +65,10 @@ def closing(frame: Frame) -> np.ndarray:
     places, moves = [], []
     upper, lower = UPPER_LIP[0], LOWER_LIP[0]
     for a, b in zip(upper[1:-1], lower[1:-1], strict=True):
-        gap = max(float((p[b] - p[a]) @ frame.down), 0.0) * frame.down
-        for index, share in ((a, 0.45), (b, -0.55)):
+        gap = max(float((p[b] - p[a]) @ frame.down), 0.0)
+        # the edges of lips that stand apart are cut off the layers (portrait_mouth.masks)
+        gap = (gap + min(_EDGE * frame.unit, 0.5 * gap)) * frame.down
+        for index, share in ((a, FROM_ABOVE), (b, FROM_ABOVE - 1)):
             places.append(index)
             moves.append(share * gap)
     rings = {0: UPPER_LIP[1], 1: LOWER_LIP[1]}
@@ -93,6 +101,8 @@ def shares(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(both.max(1))
 
     against = sum(w * of(name) for name, w in {**_AGAINST, **_AGAINST_MIDDLE}.items())
+    # brows that rise alone are an accent of speech; with the lids it is fright or surprise
+    against = against + 3.0 * np.minimum(of("browInnerUp"), of("eyeWide"))
     smiling = of("mouthSmile")
     # one-sided smiles (contempt) are no smiles: the lower side counts
     even = curves[:, [ARKIT.index("mouthSmileLeft"), ARKIT.index("mouthSmileRight")]].min(1)
