@@ -230,12 +230,12 @@ def follow(
     rng = np.random.default_rng(seed)
     block = max(2, n // 4)
     low = high = chance = None
-    overall = _together(a, b)
+    overall = together(a, b)
     if overall is not None:
-        again = [_together(a[at], b[at]) for at in _blocks(n, block, rng, draws)]
+        again = [together(a[at], b[at]) for at in _blocks(n, block, rng, draws)]
         values = [r for r in again if r is not None]
         low, high = _quantiles(values) if values else (None, None)
-        other = [_together(a, b[_shuffled(n, block, rng)]) for _ in range(draws)]
+        other = [together(a, b[_shuffled(n, block, rng)]) for _ in range(draws)]
         chance = _quantiles([r for r in other if r is not None])
     (va, aa), (vb, ab) = (_affect(x).T for x in (a, b))
     return Follow(
@@ -293,7 +293,7 @@ def _pair(name: str, other: str, a: Floats, b: Floats, rng: np.random.Generator)
         distance=_apart(a, b),
         shuffled_divergence=float(np.mean([jsd(a, b[order]).mean() for order in orders])),
         shuffled_distance=float(np.mean([_apart(a, b[order]) for order in orders])),
-        r=_together(a, b),
+        r=together(a, b),
         n=n,
     )
 
@@ -307,8 +307,8 @@ def _apart(a: Floats, b: Floats) -> float:
     return float(np.linalg.norm(_affect(a) - _affect(b), axis=1).mean())
 
 
-def _together(a: Floats, b: Floats) -> float | None:
-    """Pearson's r of all labels at once, each less its own mean; None where one is steady."""
+def together(a: Floats, b: Floats) -> float | None:
+    """Pearson's r of all labels (n, 13) at once, each less its mean; None where one is steady."""
     x, y = a - a.mean(axis=0), b - b.mean(axis=0)
     # Of all labels together: six of thirteen that change by STEADY count as a change.
     if min(float((x**2).sum(1).mean()), float((y**2).sum(1).mean())) < STEADY**2:
@@ -327,7 +327,7 @@ def _lag(a: Floats, b: Floats) -> int | None:
     for lag in sorted(range(-(len(a) // 4), len(a) // 4 + 1), key=abs):
         x, y = (a[: len(a) - lag], b[lag:]) if lag >= 0 else (a[-lag:], b[:lag])
         known = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
-        r = _together(x[known], y[known]) if known.sum() >= 3 else None
+        r = together(x[known], y[known]) if known.sum() >= 3 else None
         if r is not None and r > best + 1e-6:
             best, found = r, lag
     return found

@@ -56,12 +56,12 @@ SECONDS = {"video": 4.0, "portrait": 6.0, "voice": 0.0, "music": 36.0}
 """Lengths asked for; a voice is as long as its recording. Music needs windows of six seconds."""
 SUBJECTS = {
     "video": ("waves against a cliff", "a city street", "a forest", "a mountain lake"),
-    "portrait": ("closed.jpg", "beard.jpg", "dark.jpg"),
+    "portrait": ("closed.jpg", "beard.jpg", "smile.jpg"),
     "voice": ("speech.wav",),
     "music": ("",),
 }
 """Prompts, sample faces, sample recordings; music has only its seed."""
-SEEDS = {"video": 1, "portrait": 1, "voice": 1, "music": 3}
+SEEDS = {"video": 1, "portrait": 1, "voice": 1, "music": 2}
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "video": {},
     "portrait": {"size": 288, "fps": 25},

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.agreement import STEP, agreement, asked_track, follow, resampled
+from adapters.agreement import (
+    STEP,
+    Follow,
+    agreement,
+    asked_track,
+    follow,
+    resampled,
+    together,
+)
 from adapters.emotion import CORE, VAD, EmotionTimeline
 from adapters.metrics import pearson, wilson
 
@@ -27,9 +35,11 @@ _FORTH = {
     "sad to excited": ("sadness .8", "excitement .9"),
 }
 CURVES: dict[str, tuple[tuple[float, str], ...]] = {
-    key: ((0.0, begin), (_STAY, begin), (_ARRIVE, end), (1.0, end))
+    key: keys
     for name, (first, last) in _FORTH.items()
-    for key, begin, end in ((name, first, last), (f"{name}, back", last, first))
+    for there in [((0.0, first), (_STAY, first), (_ARRIVE, last), (1.0, last))]
+    for back in [tuple((round(1.0 - at, 6), state) for at, state in reversed(there))]
+    for key, keys in ((name, there), (f"{name}, back", back))
 }
 """Share of the length and emotion. Each stays at both ends, so that readers with windows of seconds
 see it whole, and each has its reverse."""
@@ -69,32 +79,28 @@ def track_of(row: Row, who: str, kind: str) -> Floats:
     return np.array([[np.nan] * width if v is None else v for v in rows], dtype=np.float64)
 
 
-def following(row: Row, who: str, curve: str) -> dict[str, Any]:
+def following(row: Row, who: str, curve: str) -> dict[str, float]:
     """Correlations of one take's reading with a curve: labels, strengths, valence, arousal."""
-    times = np.asarray(row["times"])
-    course = timeline(curve, row["seconds"])
-    asked = asked_track(course, times)
-    step = float(np.median(np.diff(times))) if len(times) > 1 else STEP
-    found: dict[str, Any] = {}
+    wanted = asked_track(timeline(curve, row["seconds"]), np.asarray(row["times"]))
+    found: dict[str, float] = {}
     for axis, kind in (("labels", "probabilities"), ("strengths", "strengths")):
-        told = follow(asked, track_of(row, who, kind), step=step, draws=200)
+        read = track_of(row, who, kind)
+        known = np.isfinite(read).all(axis=1)
         # A reading that never moves follows nothing.
-        found[axis] = 0.0 if told.r is None else told.r
-        if axis == "labels":
-            found["chance"] = told.chance
-            found["lag"] = told.lag
-    affect = track_of(row, who, "affect")
-    wanted = asked[:, 1:] @ VAD[:, :2]
-    known = np.isfinite(affect).all(axis=1)
+        found[axis] = together(wanted[known], read[known]) or 0.0
+    read = track_of(row, who, "affect")
+    known = np.isfinite(read).all(axis=1)
     for k, axis in enumerate(("valence", "arousal")):
-        found[axis] = pearson(wanted[known, k], affect[known, k])
-    read = track_of(row, who, "probabilities")[known]
-    found["emotion"] = {
-        name: pearson(asked[known, i + 1], read[:, i + 1])
-        for i, name in enumerate(CORE)
-        if asked[:, i + 1].std() > 0.01
-    }
+        found[axis] = pearson(wanted[known, 1:] @ VAD[:, k], read[known, k])
     return found
+
+
+def detailed(row: Row, who: str) -> Follow:
+    """How one take's reading follows its own curve, with chance, lag and each emotion."""
+    times = np.asarray(row["times"])
+    wanted = asked_track(timeline(row["curve"], row["seconds"]), times)
+    step = float(np.median(np.diff(times)))
+    return follow(wanted, track_of(row, who, "probabilities"), step=step, draws=100)
 
 
 def reach(values: Sequence[float]) -> list[float] | None:
@@ -147,9 +153,10 @@ def followed(rows: Sequence[Row], who: str) -> dict[str, Any]:
         for axis in AXES
     }
     found["named"] = named(moved, who)
-    chances = [one["chance"] for one in own if one["chance"] is not None]
+    details = [detailed(row, who) for row in moved]
+    chances = [one.chance for one in details if one.chance is not None]
     found["chance"] = np.round(np.mean(chances, axis=0), 3).tolist() if chances else None
-    lags = [one["lag"] for one in own if one["lag"] is not None]
+    lags = [one.lag for one in details if one.lag is not None]
     found["lag"] = round(float(np.median(lags)), 3) if lags else None
     found["curve"] = {
         name: grouped(
@@ -158,14 +165,18 @@ def followed(rows: Sequence[Row], who: str) -> dict[str, Any]:
         )
         for name in CURVES
     }
-    emotions = {name for one in own for name in one["emotion"]}
+    single = [
+        (name, value, g)
+        for one, g in zip(details, groups, strict=True)
+        for name, value in one.correlation.items()
+    ]
     found["emotion"] = {
         name: grouped(
-            [one["emotion"][name] for one in own if name in one["emotion"]],
-            [g for one, g in zip(own, groups, strict=True) if name in one["emotion"]],
+            [value or 0.0 for other, value, _ in single if other == name],
+            [g for other, _, g in single if other == name],
         )
         for name in CORE
-        if name in emotions
+        if any(other == name for other, _, _ in single)
     }
     return found
 
