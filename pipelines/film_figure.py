@@ -201,7 +201,7 @@ def _sound(pen: ImageDraw.ImageDraw, box: Box, film: Drawn) -> None:
         x = np.linspace(left + 1, right - 1, len(gain))
         y = top + 6 + (bottom - top - 12) * gain / min(-12.0, float(film.gain.min()))
         draw_path(pen, list(zip(x.tolist(), y.tolist(), strict=True)), ASKED, 2)
-        write(pen, (36, middle), f"music {film.gain.min():.0f} dB", 14, SOFT)
+        write(pen, (left + 10, bottom - 12), f"music: {film.gain.min():.0f} dB", 13, SOFT)
 
 
 def _words(told: Told) -> list[str]:

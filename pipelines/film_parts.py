@@ -9,6 +9,7 @@ It deliberately does not know how parts are made nor how they are cut together.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -111,9 +112,26 @@ def piece(scene: Scene, shot: Shot, more: float = 0.0) -> EmotionTimeline:
     return shot.emotion or cut(scene.emotion, start, end + more)
 
 
-def moving(shot: Shot) -> bool:
-    """Whether a model of moving pictures makes a shot, where there is one; else a still moves."""
-    return shot.kind == "prompt" and not shot.still and "video" in MAKERS
+def moving(scene: Scene, shot: Shot) -> bool:
+    """Whether a model of moving pictures makes a shot; else a camera moves over a still.
+
+    So also where the embedded model is not here; one that was asked for by name has to be.
+    """
+    if shot.kind != "prompt" or shot.still:
+        return False
+    own = {**scene.defaults.get("video", {}), **shot.params}
+    return "backbone" in own or _video_here()
+
+
+@functools.cache
+def _video_here() -> bool:
+    from pipelines import video
+
+    try:
+        video.check_here(resolve(DEFAULTS["video"], "video"), offline=True)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def speech_request(scene: Scene, speech: Speech, felt: EmotionTimeline, seed: int) -> Request:
@@ -136,7 +154,7 @@ def _picture(job: Job, shot: Shot, more: float) -> Request | None:
         side = math.ceil(max(job.size) / 32) * 32
         knobs = {"seconds": seconds, "fps": 30 if scene.fps in (30, 60) else 25}
         knobs["size"] = min(max(side, 256), 1024)
-    elif moving(shot):
+    elif moving(scene, shot):
         modality, knobs = "video", {"seconds": max(SHORTEST_VIDEO, seconds)}
     elif shot.kind == "prompt":
         # One picture holds one emotion: that of the middle of the shot.
@@ -261,7 +279,7 @@ def checked(request: Request, known: dict[Any, Any]) -> Any:
     return maker.job_of(request, known=known)
 
 
-def check_here(job: Job, *, offline: bool | None = None) -> None:
+def check_weights(job: Job, *, offline: bool | None = None) -> None:
     """Raise one line when the weights of a part are not on this machine."""
     for request in {part.request.backbone: part.request for part in parts_of(job)}.values():
         row = resolve(request.backbone, request.modality)

@@ -211,8 +211,10 @@ def _key(place: Place) -> str:
     return ".".join(str(part) for part in place)
 
 
-def read_scene(path: Path | str) -> Scene:
+def read_scene(path: Path | str, *, over: bool = False) -> Scene:
     """Read a scene from a TOML file; files in it are looked for beside it.
+
+    over: allow intensities up to 1.5.
 
     Raises:
         SceneError: no such file, no TOML, an unknown key, a value out of range, a missing file:
@@ -248,7 +250,7 @@ def read_scene(path: Path | str) -> Scene:
             raise where.about(place, f"no file {name!r} beside the scene; check the path")
         return file
 
-    return scene_of(data, where, found)
+    return scene_of(data, where, found, over=over)
 
 
 def scene_of(
@@ -256,12 +258,15 @@ def scene_of(
     where: Where,
     file_of: Callable[[Place, str], Path],
     emotion: EmotionTimeline | None = None,
+    *,
+    over: bool = False,
 ) -> Scene:
     """The scene of plain data, checked.
 
-    file_of: from a place and the text there to the file. emotion: in place of the data's own.
+    file_of: from a place and the text there to the file. emotion: in place of the data's own. over:
+    allow intensities up to 1.5.
     """
-    top = _Table(data, (), where)
+    top = _Table(data, (), where, over)
     top.check(_SCENE)
     seconds = top.number("seconds", None, SHORTEST, LONGEST)
     felt, curve = _felt(top, emotion)
@@ -403,6 +408,7 @@ class _Table:
     data: Mapping[str, Any]
     place: Place
     where: Where
+    over: bool = False
 
     def at(self, key: str) -> Place:
         return (*self.place, key)
@@ -451,7 +457,7 @@ class _Table:
         if not isinstance(value, Mapping):
             msg = f"a table ([{dotted(self.at(key))}]), received {str(value)[:40]!r}"
             raise self.where.about(self.at(key), msg)
-        return _Table(value, self.at(key), self.where)
+        return _Table(value, self.at(key), self.where, self.over)
 
     def tables(self, key: str, most: int) -> list[_Table]:
         value = self.data.get(key, [])
@@ -460,13 +466,13 @@ class _Table:
         if len(value) > most:
             msg = f"at most {most}, received {len(value)}; make several films"
             raise self.where.about(self.at(key), msg)
-        return [_Table(one, (key, i), self.where) for i, one in enumerate(value)]
+        return [_Table(one, (key, i), self.where, self.over) for i, one in enumerate(value)]
 
     def emotion(self, key: str = "emotion") -> EmotionTimeline | None:
         if key not in self.data:
             return None
         try:
-            return EmotionTimeline.parse(self.text(key, ""))
+            return EmotionTimeline.parse(self.text(key, ""), over=self.over)
         except EmotionError as error:
             raise self.where.wrapped(self.at(key), error) from error
 
@@ -614,7 +620,7 @@ def _title(table: _Table) -> Title:
         at=table.number("at", 0.0, 0.0, LONGEST) or 0.0,
         seconds=table.number("seconds", 2.5, 0.3, LONGEST) or 2.5,
         where=table.choice("place", "centre", PLACES),
-        size=table.number("size", 0.09, 0.03, 0.4) or 0.09,
+        size=table.number("size", 0.11, 0.03, 0.4) or 0.11,
         place=table.place,
     )
 

@@ -58,6 +58,8 @@ EVERY = 12  # frames between two looks at the stop flag
 READ_RATE, MOST_READ = 2.0, 400  # pictures read a second, and of a film in all
 READ_SIDE, STILL_SIDE, PREVIEW_SIDE = 256, 320, 320  # px of the longer side
 
+_SILENT = "then it is silent"
+
 Report = Callable[[Any], None]
 
 
@@ -91,6 +93,7 @@ class Session:
     done: float = 0.0
     total: float = 0.0
     spent: float = 0.0
+    told: set[str] = field(default_factory=set)
 
     def takes(self, jobs: list[Job]) -> Iterator[Step | Take]:
         """Make all jobs; see `pipelines.film.generate`."""
@@ -127,6 +130,8 @@ class Session:
                     yield event
             self.done += _work_of(part)
             self.spent += time.monotonic() - start
+        if stills := _stood_in(job, made):
+            yield self._step("load", (stills,))
         if again:
             yield self._step("load", (f"{again} of {len(made)} parts were made before",))
         cut: Cut | None = None
@@ -177,9 +182,15 @@ class Session:
                     continue
                 share = event.index / event.total if event.total else 0.0
                 self.spent = earlier + time.monotonic() - begun
-                notes = tuple(f"{part.name}: {text}" for text in event.notes)
+                notes = self._fresh(part, event.notes)
                 yield self._step(event.stage, notes, event.preview, whole * min(share, 1.0))
         self.spent = earlier
+
+    def _fresh(self, part: Part, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """A part's warnings that no other has told; a face is silent after its words on purpose."""
+        new = [note for note in notes if note not in self.told and not note.endswith(_SILENT)]
+        self.told.update(new)
+        return tuple(f"{part.name}: {note}" for note in new)
 
     def _in_thread(self, work: Callable[[Report], Any]) -> Iterator[Any]:
         """Run work in a thread of one CPU thread; yields a Step for all it reports, its result."""
@@ -310,6 +321,20 @@ def shown(job: Job, made: Mapping[tuple[str, Place], tuple[Part, Take]]) -> list
         )
         found.append(Shown(material, first, last - first, shot.transition, over))
     return found
+
+
+def _stood_in(job: Job, made: Mapping[tuple[str, Place], tuple[Part, Take]]) -> str:
+    """A line on the stills that stand in for moving pictures; "" where there are none."""
+    names = [
+        part.name
+        for part, take in made.values()
+        if part.role == "picture" and take.request.modality == "image"
+        and not next(one for one in job.scene.shots if one.place == part.place).still
+    ]  # fmt: skip
+    if not names:
+        return ""
+    model = pipelines.DEFAULTS["video"]
+    return f"the weights of {model} are not here: a camera moves over {', '.join(names)}"
 
 
 def tempo_of(job: Job, shot: Shot, more: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`: media with an emotion.
+"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`, `make film SCENE`.
 
 Besides its own options each has one for every field of its modality's params. This file only
 collects what was typed; `studio.run` does the rest.
@@ -151,6 +151,7 @@ def app() -> typer.Typer:
         "music": music,
         "voice": voice,
         "portrait": portrait,
+        "film": film,
     }
     for modality, command in commands.items():
         panels = (PANELS[modality],)
@@ -352,6 +353,49 @@ def portrait(
     return 0 if len(takes) == len(requests) else 1
 
 
+def film(
+    scene: Annotated[
+        Path, typer.Argument(help="A scene (TOML): shots, one emotion over time, speech, titles.")
+    ],
+    *,
+    emotion: Annotated[
+        str | None,
+        typer.Option("--emotion", "-e", help="Another emotion than the scene's, or one over time."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, max=2**53 - 1, help="Instead of the scene's."),
+    ] = None,
+    consent: Consent = None,
+    out: Out = Path("out"),
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make a film of SCENE: one emotion over time drives its pictures, voices, faces and music.
+
+    Its parts are takes of their own in the same folder; a film that was interrupted goes on with
+    those that are there. Prints the film (.mp4); the picture of its course (.png) lies beside it.
+    """
+    from pipelines.film import job_of, request_of
+    from pipelines.film_scene import read_scene
+
+    quiet_libraries(offline=offline)
+    over = bool(params.get("over"))
+    written = read_scene(scene, over=over)
+    felt = None
+    if emotion is not None:
+        felt = read_emotion(emotion, over=over, reader=reader, modality="film")
+    request = request_of(written, seed=seed, emotion=felt, params=params)
+    job_of(request, where=written.where)
+    requests = with_consent([request], consent, out, offline=offline)
+    takes = run(requests, Options(out, as_json, device, dtype, offline, "auto"), what="film")
+    return 0 if takes else 1
+
+
 def portrait_inputs(
     image: Path | None, audio: Path | None, drive: Path | None, curves: Path | None
 ) -> dict[str, Path | None]:
@@ -403,7 +447,11 @@ def with_consent(
     from studio.consent import consent_for_all
 
     inputs, modality = requests[0].inputs, requests[0].modality
-    people = {inputs[name]: kind for name, kind in PEOPLE[modality].items() if name in inputs}
+    people = {
+        path: PEOPLE[modality][kind]
+        for name, path in inputs.items()
+        if (kind := name.rpartition(".")[2]) in PEOPLE[modality]
+    }
     if modality == "voice" and not people and given is not None:
         msg = "consent: words have no owner; leave --consent out, or give a recording (--audio)"
         raise TakeError(msg)
@@ -421,8 +469,11 @@ def with_consent(
 PEOPLE: dict[str, dict[str, tuple[What, bool]]] = {
     "voice": {"audio": ("voice", False)},
     "portrait": {"image": ("face", True), "audio": ("voice", False), "drive": ("face", True)},
+    "film": {"portrait": ("face", True), "audio": ("voice", False)},
 }
-"""Modality -> inputs that may be of a real person: what of them, and whether a yes is required."""
+"""Modality -> inputs that may be of a real person: what of them, and whether a yes is required.
+
+Those of a film are named by their place in its scene, "shots.0.portrait"."""
 
 
 def _check_jobs(requests: Sequence[Request], *, offline: bool, search: bool) -> None:

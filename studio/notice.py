@@ -41,8 +41,8 @@ FILM_NOTICE = NOTICE.replace(
     "The readers were made for rendered faces: what follows is how they read the face",
 )
 
-FACES = ("image", "audio", "drive")
-"""Inputs of a portrait that somebody's face or voice may be in."""
+FACES = ("image", "audio", "drive", "portrait", "video")
+"""Inputs of a portrait or film that somebody's face or voice may be in."""
 
 CHANGED_NOTICE = (
     "notice: this file may be a real person's voice. Whoever publishes what is made of it must say "
@@ -84,8 +84,10 @@ def notices_for(requests: Iterable[Request]) -> list[str]:
             if request.modality == "voice":
                 nobodys = name != "audio" or is_nobodys(path, request.digests[name])
                 told[path] = "" if nobodys else CHANGED_NOTICE
-            elif request.modality == "portrait":
-                nobodys = name not in FACES or is_nobodys(path, request.digests[name])
+            elif request.modality in ("portrait", "film"):
+                # Of a film they are named by their place in its scene: "shots.0.portrait".
+                shows = name.rpartition(".")[2] in FACES
+                nobodys = not shows or is_nobodys(path, request.digests[name])
                 told[path] = "" if nobodys else PORTRAIT_NOTICE
             else:
                 told[path] = "" if is_ours(path) else NOTICE

@@ -42,7 +42,8 @@ def app() -> typer.Typer:
 
 def remake(
     file: Annotated[
-        Path, typer.Argument(help="A picture, music, voice or portrait made by this studio.")
+        Path,
+        typer.Argument(help="A picture, music, voice, portrait or film made by this studio."),
     ],
     *,
     prompt: Annotated[
@@ -121,6 +122,11 @@ def remake(
         kept = portrait_source(old, given, still=bool(merged.get("still")))
         if image is not None:  # another face has other places, and is one of another crowd
             merged = {k: v for k, v in merged.items() if k not in ("face", "points") or k in params}
+    elif old.modality == "film":
+        if given or prompt is not None:
+            what = min(given) if given else "prompt"
+            msg = f"{what}: of a film its scene says that; edit the scene and make it again"
+            raise ValueError(msg)
     elif consent is not None:
         msg = f"consent: is for voices and faces, {file} is of modality {old.modality!r}"
         raise ValueError(f"{msg}; leave it out")
@@ -210,6 +216,11 @@ def _suffix(file: Path, old: Request, wanted: str | None, still: bool) -> str:
         return "auto"  # the knob format says it
     if old.modality == "portrait" and not still:
         return wanted or "auto"
+    if old.modality == "film":
+        if wanted not in (None, "auto"):
+            msg = f"format: films are written as mp4, received {wanted}; leave it out"
+            raise ValueError(msg)
+        return "auto"
     if wanted in ("wav", "flac", "mp3", "auto"):
         msg = f"format: pictures are written as png, jpg or webp, received {wanted}"
         raise ValueError(msg)

@@ -37,10 +37,22 @@ DOING = {
     "read": "reading",
 }
 DOING_OF = {
+    "film": {"cut": "cutting"},
     "voice": {"denoise": "planning", "render": "changing the voice"},
-    "portrait": {"analyse": "looking and listening", "denoise": "moving", "render": "drawing"},
+    "portrait": {
+        "analyse": "looking and listening",
+        "denoise": "moving",
+        "render": "drawing",
+        "polish": "painting the face again",
+    },
 }
-PANELS = {"image": "Picture", "music": "Music", "voice": "Voice", "portrait": "Portrait"}
+PANELS = {
+    "image": "Picture",
+    "music": "Music",
+    "voice": "Voice",
+    "portrait": "Portrait",
+    "film": "Film",
+}
 """Modality -> title of its knobs in `--help`."""
 LIBRARIES = r"(torch|diffusers|transformers|peft|accelerate|huggingface_hub)(\.|$)"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -150,6 +162,10 @@ def params_of(modality: str) -> type[Any]:
         from pipelines.portrait import PortraitParams
 
         return PortraitParams
+    if modality == "film":
+        from pipelines.film import FilmParams
+
+        return FilmParams
     from pipelines.image import ImageParams
 
     pictures: type[Any] = ImageParams
