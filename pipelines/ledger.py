@@ -56,7 +56,7 @@ def prepare_out(out_dir: Path | str) -> Path:
         probe = temporary(out_dir / "probe")
         probe.write_bytes(b"")
         probe.unlink()
-        with _locked(out_dir), (out_dir / LEDGER).open("ab"):
+        with locked(out_dir), (out_dir / LEDGER).open("ab"):
             pass
         free = shutil.disk_usage(out_dir).free
     if free < MIN_FREE:
@@ -129,7 +129,7 @@ def append(out_dir: Path | str, line: Mapping[str, Any]) -> None:
     text = json.dumps(line, allow_nan=False, sort_keys=True).encode("ascii") + b"\n"
     path = out_dir / LEDGER
     # unbuffered: a buffer would be flushed again when the file closes, behind the truncation
-    with explained(path), _locked(out_dir), path.open("a+b", buffering=0) as file:
+    with explained(path), locked(out_dir), path.open("a+b", buffering=0) as file:
         end = _heal(file.fileno())
         try:
             rest = memoryview(text)
@@ -185,6 +185,19 @@ def explained(path: Path) -> Iterator[None]:
         raise TakeError(msg) from error
 
 
+@contextmanager
+def locked(out_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock; it is the kernel's, so a killed holder does not keep it."""
+    with (out_dir / ".takes.lock").open("ab") as file:
+        until = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(file.fileno()):
+            if time.monotonic() > until:
+                msg = f"out: another process has held {out_dir} for {LOCK_SECONDS:.0f} s; stop it"
+                raise TakeError(msg)
+            time.sleep(0.01)
+        yield  # closing the file releases the lock
+
+
 def _abandoned(path: Path) -> bool:
     host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")
     pid = rest.partition("-")[0]
@@ -227,19 +240,6 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None
-
-
-@contextmanager
-def _locked(out_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is the kernel's, so a killed holder does not keep it."""
-    with (out_dir / ".takes.lock").open("ab") as file:
-        until = time.monotonic() + LOCK_SECONDS
-        while not _try_lock(file.fileno()):
-            if time.monotonic() > until:
-                msg = f"out: another process has held {out_dir} for {LOCK_SECONDS:.0f} s; stop it"
-                raise TakeError(msg)
-            time.sleep(0.01)
-        yield  # closing the file releases the lock
 
 
 def _try_lock(file: int) -> bool:

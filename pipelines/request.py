@@ -99,8 +99,7 @@ class Request:
         Where an input lies does not count, its bytes do; 1 and 1.0 are the same number.
         """
         identity = {**self.to_json(), "format": FORMAT, "inputs": self.digests}
-        text = json.dumps(_canonical(identity), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return canonical_key(identity)
 
     def changed(self, **fields: Any) -> Request:
         """A request like this with some fields replaced; new inputs are hashed anew."""
@@ -164,6 +163,12 @@ class Request:
             weights=data.get("weights", ""),
             digests=digests,
         )
+
+
+def canonical_key(identity: Mapping[str, Any]) -> str:
+    """Sha256 (64 hex digits) of JSON whose spelling does not count: order, blanks, 1 and 1.0."""
+    text = json.dumps(_canonical(dict(identity)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _inputs_from_json(data: Any) -> tuple[dict[str, Path], dict[str, str]]:

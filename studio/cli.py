@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "Make media with an emotion: image, music, voice, portrait.",
         "Make",
     ),
+    "batch": ("studio.batch:app", "Many takes from a manifest (JSONL, CSV); --resume.", "Make"),
     "grid": ("studio.grid:app", "Emotions by levels in one batch, as a contact sheet.", "Make"),
     "remake": ("studio.remake:app", "Make a finished file again; any option overrides.", "Make"),
     "show": ("studio.show:app", "Everything a finished file says about itself.", "Look"),

@@ -609,8 +609,8 @@ def test_two_processes_one_ledger(tmp_path: Path) -> None:
 
 def test_a_stuck_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
-        from pipelines.ledger import _locked
-        with _locked(out):
+        from pipelines.ledger import locked
+        with locked(out):
             print("held", flush=True)
             sys.stdin.readline()
     """
