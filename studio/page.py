@@ -6,7 +6,8 @@ as hostile and escaped. Per take: the picture, the emotion asked, both readers a
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
 piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
 and can be played, a voice beside the recording it was made of. A portrait that moves is a player
-beside the picture of its course; a retouched photo stands beside what it was.
+beside the picture of its course; a retouched photo stands beside what it was. A film has its player
+above the picture of all its tracks under the one curve that was asked.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
 says how a reader reads a work, never what a person feels.
@@ -148,7 +149,8 @@ def card_of(take: Take) -> Card:
     request = take.request
     music, voice = request.modality == "music", request.modality == "voice"
     portrait = request.modality == "portrait"
-    film = portrait and Path(take.path).suffix == ".mp4"
+    whole = request.modality == "film"  # cut from takes of all the others
+    film = whole or (portrait and Path(take.path).suffix == ".mp4")
     given = [name for name in ("recolour", "onto") if music and name in request.inputs]
     facts = [f"{request.inputs[given[0]].name}, played again"] if given else []
     brought = ("image", "audio", "drive", "curves") if portrait else ("audio",) if voice else ()
@@ -157,7 +159,9 @@ def card_of(take: Take) -> Card:
         facts.append(f"seed {request.seed}")
     if take.seconds:
         facts.append(f"{take.seconds:.1f} s")
-    if not given:
+    if whole:
+        facts += _agreements(take.reading or {})
+    elif not given:
         named = music or voice or portrait
         facts.append(Path(request.backbone).name if named else str(request.backbone))
     chosen = take.chosen or {}
@@ -181,8 +185,30 @@ def card_of(take: Take) -> Card:
         audio=path.with_suffix(".wav") if music else path if voice else None,
         audio_before=recording_of(take) if voice else None,
         video=path if film else None,
-        kind="portrait" if film else request.modality if music or voice else "picture",
+        kind="film"
+        if whole
+        else "portrait"
+        if film
+        else request.modality
+        if music or voice
+        else "picture",
     )
+
+
+def _agreements(reading: Mapping[str, Any]) -> list[str]:
+    """How each track of a film follows what was asked over time, and how far they are apart."""
+    facts = []
+    follows = reading.get("follows")
+    for name, found in follows.items() if isinstance(follows, Mapping) else ():
+        if isinstance(found, Mapping) and isinstance(r := found.get("r"), int | float):
+            facts.append(f"{str(name)[:20]} follows what was asked: r {r:.2f}")
+    agreement = reading.get("agreement")
+    mean = agreement.get("between_mean") if isinstance(agreement, Mapping) else None
+    if isinstance(mean, Mapping):
+        one, other = mean.get("divergence"), mean.get("shuffled_divergence")
+        if isinstance(one, int | float) and isinstance(other, int | float):
+            facts.append(f"divergence between them {one:.2f} (shuffled {other:.2f})")
+    return facts
 
 
 def _asked(take: Take) -> dict[str, float]:
@@ -253,7 +279,7 @@ def _section(section: Section, folder: Path) -> str:
 
 def _card(card: Card, folder: Path) -> str:
     colour = COLOURS.get(card.dominant, COLOURS["neutral"])
-    names = {"music": "Piano roll", "voice": "Voice", "portrait": "Face over time"}
+    names = {"music": "Piano roll", "voice": "Voice", "portrait": "Face over time", "film": "Film"}
     nameless = names.get(card.kind, "Picture")
     shown = card.prompt.strip() or nameless
     alt = html.escape(f"{shown}, made with the emotion {card.emotion}")
@@ -378,6 +404,11 @@ article.portrait video{flex:0 0 28%;min-width:0;max-height:34rem;background:var(
 object-fit:contain}
 article.portrait>a{flex:0 0 45%}
 article.portrait img{aspect-ratio:8/5;height:100%;object-fit:contain;background:#fbfaf7}
+article.film{grid-column:1/-1;display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
+article.film video{width:100%;max-height:34rem;background:#000}
+article.film>a{grid-column:1/-1;grid-row:2;border-top:1px solid var(--line)}
+article.film>a img{aspect-ratio:auto;object-fit:contain;background:#fbfaf7}
+article.film .body{grid-row:1}
 .player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;
 color:var(--soft)}
 .player span{flex:none;width:3.2em}
@@ -387,6 +418,8 @@ audio{display:block;width:100%;height:2.3rem}
 article:has(.pair){grid-column:span 2}
 @media(max-width:56rem){article.voice,article.portrait{flex-direction:column}
 article.voice>a,article.portrait>a,article.portrait video{flex:none}}
+@media(max-width:56rem){article.film{grid-template-columns:1fr}article.film>a,
+article.film .body{grid-row:auto}}
 @media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipelines.take import Take
 
+MOVING = ("portrait", "video", "film")
+"""Modalities whose takes are films."""
 NEUTRAL = ".neutral.wav"
 """How the file name of a neutral reading ends."""
 
@@ -24,9 +26,9 @@ def is_neutral_reading(path: Path) -> bool:
 
 
 def is_picture_of_film(take: Take) -> bool:
-    """Whether this was read from the picture beside a portrait that moves, not from the film."""
+    """Whether this was read from the picture beside something that moves, not from the film."""
     still = take.request.params.get("still")
-    return take.request.modality == "portrait" and not still and take.path.suffix != ".mp4"
+    return take.request.modality in MOVING and not still and take.path.suffix != ".mp4"
 
 
 def recording_of(take: Take) -> Path | None:
