@@ -29,8 +29,8 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 FORMAT = 1
 """Version of the record in files; part of the key, so a change of meaning is a change of key."""
 MODALITIES = ("image", "video", "portrait", "voice", "music", "film")
-WORDED = ("image", "video")
-"""Modalities that cannot do without a prompt."""
+WORDED = ("image",)
+"""Modalities that cannot do without a prompt; a film may have a picture instead."""
 MAX_PROMPT = 2**16  # characters; escaped to JSON six bytes each, it still fits a 1 MB record
 MAX_SEED = 2**53 - 1  # the largest integer that survives JSON readers with doubles
 MAX_DEPTH = 8  # of nested params

@@ -3,7 +3,7 @@
 Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
 written like any other output: marked as synthetic, with what it shows in its metadata. Of music it
 shows small piano rolls, of voices the pitch before and after, of portraits the face where it shows
-most, with a tick at what was asked and a bar for what each reader reads; the takes themselves lie
+most, of films the frame in their middle, with a tick at what was asked and a bar for what each reader reads; the takes themselves lie
 beside the sheet.
 """
 
@@ -44,6 +44,7 @@ def app() -> typer.Typer:
         "music": music,
         "voice": voice,
         "portrait": portrait,
+        "video": video,
     }
     for modality, command in commands.items():
         panels = (PANELS[modality],)
@@ -210,6 +211,39 @@ def portrait(
     return _finish(names, levels, requests, run(requests, options), options)
 
 
+def video(
+    prompt: Annotated[str, typer.Argument(help="What to show.")] = "",
+    *,
+    emotions: Emotions = "happiness,fear,sadness,contentment",
+    levels: Levels = 3,
+    neutral: Neutral = True,
+    seed: make.Seed = None,
+    backbone: make.Backbone = make.DEFAULT_VIDEO,
+    init: make.Moving = None,
+    out: make.Out = Path("out"),
+    as_json: make.Json = False,
+    device: make.Device = None,
+    dtype: make.Dtype = None,
+    offline: make.Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make films of PROMPT with several emotions at several intensities, one film a cell."""
+    names = emotion_names(emotions)
+    requests = grid_requests(
+        prompt,
+        names,
+        levels,
+        neutral=neutral,
+        seed=fresh_seed() if seed is None else seed,
+        backbone=backbone,
+        params=params,
+        inputs={"init": init},
+        modality="video",
+    )
+    options = Options(out, as_json, device, dtype, offline, "auto")
+    return _finish(names, levels, requests, run(requests, options), options)
+
+
 def _finish(
     names: Sequence[str],
     levels: int,
@@ -325,6 +359,7 @@ def write_sheet(
 LEGEND = {
     "voice": "; pitch: grey before, colour after",
     "portrait": "; bars: critic and reader, tick: asked",
+    "video": "; bars: critic and reader, tick: asked",
 }
 """Modality -> what a reader of the sheet has to be told."""
 
@@ -343,6 +378,12 @@ def _cells(takes: Sequence[Take]) -> list[Picture]:
         return _voices(takes)
     if modality == "portrait":
         return _portraits(takes)
+    if modality == "video":
+        from pipelines.media_video import preview, probe_video
+        from pipelines.portrait_sheet import stamp
+
+        middles = [preview(take.path, probe_video(take.path).seconds / 2) for take in takes]
+        return [stamp(one, **_marks(take)) for one, take in zip(middles, takes, strict=True)]
     if modality != "music":
         return [load_image(take.path) for take in takes]
     from pipelines.media_midi import load_midi

@@ -1,4 +1,4 @@
-"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`, `make film SCENE`.
+"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`, `make video`, `make film`.
 
 Besides its own options each has one for every field of its modality's params. This file only
 collects what was typed; `studio.run` does the rest.
@@ -68,6 +68,9 @@ Backbone = Annotated[
 Init = Annotated[
     Path | None,
     typer.Option("--init", help="Re-render this photo (PNG, JPEG, WEBP) instead of starting new."),
+]
+Moving = Annotated[
+    Path | None, typer.Option("--init", help="Picture (PNG, JPEG, WEBP) that starts to move.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the takes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per take.")]
@@ -140,6 +143,7 @@ DEFAULT_BACKBONE = DEFAULTS["image"]
 DEFAULT_COMPOSER = DEFAULTS["music"]
 DEFAULT_VOICE = DEFAULTS["voice"]
 DEFAULT_PORTRAIT = DEFAULTS["portrait"]
+DEFAULT_VIDEO = DEFAULTS["video"]
 
 
 def app() -> typer.Typer:
@@ -151,6 +155,7 @@ def app() -> typer.Typer:
         "music": music,
         "voice": voice,
         "portrait": portrait,
+        "video": video,
         "film": film,
     }
     for modality, command in commands.items():
@@ -350,6 +355,47 @@ def portrait(
     takes = run(requests, options, best_of=best_of)
     if curves is not None and takes:
         write_curves(takes[0], curves)
+    return 0 if len(takes) == len(requests) else 1
+
+
+def video(
+    prompt: Annotated[
+        str, typer.Argument(help="What to show; with --init what the picture shows.")
+    ] = "",
+    *,
+    emotion: EmotionText = "neutral",
+    seed: Seed = None,
+    n: Count = 1,
+    best_of: BestOf = None,
+    backbone: Backbone = DEFAULT_VIDEO,
+    init: Moving = None,
+    out: Out = Path("out"),
+    as_json: Json = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    reader: Reader = None,
+    offline: Offline = False,
+    params: dict[str, Any],
+) -> int:
+    """Make a film of PROMPT with an emotion that may change: "0s contentment .4; 2s fear .9".
+
+    Or let a picture move: --init photo.png. Prints the film (.mp4); the picture of its course
+    (.png) lies beside it.
+    """
+    quiet_libraries(offline=offline)
+    over = bool(params.get("over"))
+    requests = build_requests(
+        prompt,
+        [read_emotion(emotion, over=over, reader=reader, modality="video")],
+        seed=fresh_seed() if seed is None else seed,
+        n=n,
+        backbone=backbone,
+        params=params,
+        inputs={"init": init},
+        modality="video",
+    )
+    options = Options(out, as_json, device, dtype, offline, "auto")
+    takes = run(requests, options, best_of=best_of)
     return 0 if len(takes) == len(requests) else 1
 
 

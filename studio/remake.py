@@ -43,7 +43,7 @@ def app() -> typer.Typer:
 def remake(
     file: Annotated[
         Path,
-        typer.Argument(help="A picture, music, voice, portrait or film made by this studio."),
+        typer.Argument(help="A picture, music, voice, portrait, video or film made here."),
     ],
     *,
     prompt: Annotated[
@@ -163,9 +163,9 @@ def remake(
 
 
 def lora_of(modality: str, text: str) -> bool | str:
-    """The knob `lora`: a switch of pictures, the folder of a style of all else ("" for none)."""
+    """The knob `lora`: a switch of pictures and video, else the folder of a style ("" for none)."""
     switch = {"on": True, "off": False}.get(text.lower())
-    if modality != "image":
+    if modality not in ("image", "video"):
         return "" if switch is False else text
     if switch is None:
         msg = f"lora: of pictures it is on or off, received {text[:40]!r}; choose one"
@@ -216,7 +216,7 @@ def _suffix(file: Path, old: Request, wanted: str | None, still: bool) -> str:
         return "auto"  # the knob format says it
     if old.modality == "portrait" and not still:
         return wanted or "auto"
-    if old.modality == "film":
+    if old.modality in ("video", "film"):
         if wanted not in (None, "auto"):
             msg = f"format: films are written as mp4, received {wanted}; leave it out"
             raise ValueError(msg)

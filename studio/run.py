@@ -38,6 +38,7 @@ DOING = {
 }
 DOING_OF = {
     "film": {"cut": "cutting"},
+    "video": {"render": "drawing"},
     "voice": {"denoise": "planning", "render": "changing the voice"},
     "portrait": {
         "analyse": "looking and listening",
@@ -51,6 +52,7 @@ PANELS = {
     "music": "Music",
     "voice": "Voice",
     "portrait": "Portrait",
+    "video": "Video",
     "film": "Film",
 }
 """Modality -> title of its knobs in `--help`."""
@@ -162,6 +164,10 @@ def params_of(modality: str) -> type[Any]:
         from pipelines.portrait import PortraitParams
 
         return PortraitParams
+    if modality == "video":
+        from pipelines.video import VideoParams
+
+        return VideoParams
     if modality == "film":
         from pipelines.film import FilmParams
 

@@ -6,7 +6,8 @@ file needs `--real-media`, which prints the notice. Notes are nobody's face or v
 may be scored. Speech and music are told apart by what a file says about itself; a sound from
 elsewhere is taken for speech unless `--modality music` says otherwise. People differ more than
 their moods do, so speech is best read against neutral speech of the same person. A film is taken
-for a face: the critic reads its curves, those beside a film of ours or else those that its mesh
+for a face, unless a video model made it here or `--modality video` says that its pictures are to be
+read: the critic reads its curves, those beside a film of ours or else those that its mesh
 moves by, and the reader the mesh, against the photo it was made from or else the face at rest. A
 score says how a reader reads the work, never what anyone feels. One file at a time, nothing is
 stored.
@@ -53,8 +54,12 @@ def score(
         typer.Option("--real-media", help="Score a file that was not made here from words alone."),
     ] = False,
     modality: Annotated[
-        Literal["voice", "music"] | None,
-        typer.Option("--modality", help="What a sound from elsewhere is; speech unless told."),
+        Literal["voice", "music", "video"] | None,
+        typer.Option(
+            "--modality",
+            help="What a sound from elsewhere is, speech unless told; or of a film: video, to read "
+            "its pictures and no face.",
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
@@ -70,7 +75,9 @@ def score(
     from adapters.emotion import CORE
 
     kind = kind_of_file(file)
-    if kind == "sound":
+    if kind == "films" and (modality == "video" or _sound_says(file) == "video"):
+        kind = "video"
+    elif kind == "sound" and modality != "video":
         kind = modality or _sound_says(file) or "voice"
     elif modality is not None:
         msg = f"modality: {file} is a file of {kind}, and says itself what it is; leave it out"
@@ -83,6 +90,7 @@ def score(
     else:
         read = {
             "notes": _of_notes, "music": _of_sound, "pictures": _of_picture, "films": _of_film,
+            "video": _of_video,
         }[kind]  # fmt: skip
         readings, more = read(file, real_media)
     gap = {}
@@ -149,6 +157,7 @@ BESIDE = {
     "music": ("notes", ".mid or .wav"),
     "voice": ("a voice", "sound"),
     "portrait": ("a film", ".mp4"),
+    "video": ("a film", ".mp4"),
 }
 """Modality -> what a picture beside a take shows, and the file that is scored instead."""
 
@@ -160,6 +169,16 @@ def _of_film(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str
     ours = _allowed(file, real_media, FILM_NOTICE, "show a real person")
     quiet_libraries(offline=True)
     readings, more = read_film(file)
+    return readings, {"made_here": ours, **more}
+
+
+def _of_video(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """Both readers of pictures, frame by frame."""
+    from studio.score_video import read_frames
+
+    ours = _allowed(file, real_media, NOTICE, "show a real person")
+    quiet_libraries(offline=True)
+    readings, more = read_frames(file)
     return readings, {"made_here": ours, **more}
 
 
@@ -212,7 +231,7 @@ def _of_sound(file: Path, real_media: bool) -> tuple[dict[str, Reading], dict[st
 
 
 def _sound_says(file: Path) -> str:
-    """The modality of a sound that was made here, "" of any other."""
+    """The modality of a sound or film that was made here, "" of any other."""
     from pipelines.take import Take
 
     with suppress(ValueError):
