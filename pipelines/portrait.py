@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipelines.media_video import Clip
     from pipelines.portrait_model import PortraitPipeline
     from pipelines.portrait_photo import Photo
+    from pipelines.portrait_polishers import Polisher
 
 INPUTS = ("image", "audio", "drive", "curves", "consent")
 """What a portrait request may bring: the picture, what it says, whose expression it wears."""
@@ -100,6 +101,13 @@ class PortraitParams(Params):
     lora_weight: float = knob(
         1.0, "how strongly the style is worn, 1: as it was trained", min=0.0, max=2.0, step=0.05
     )
+    polish: str = knob(
+        "", "paint the face again with a video model: animatediff, wan-animate, a folder or hub id"
+    )
+    polish_strength: float = knob(
+        0.4, "how far it is painted again, 0: not at all; .3 to .5 keep the person",
+        min=0.0, max=1.0, step=0.05,
+    )  # fmt: skip
     over: bool = knob(False, "allow intensities up to 1.5", advanced=True)
 
 
@@ -154,6 +162,11 @@ class Job:
         return self.clip is None or self.speech is not None
 
     @property
+    def polished(self) -> bool:
+        """Whether a model of diffusers paints the face again."""
+        return bool(self.params.polish) and self.params.polish_strength > 0
+
+    @property
     def but_for_seed(self) -> str:
         """Equal for jobs that differ in their seed alone."""
         return self.request.changed(seed=0).key
@@ -171,14 +184,17 @@ def job_of(
     request: Request,
     *,
     pipeline: Any = None,
+    polisher: Any = None,
     search: bool = False,
     known: Known | None = None,
+    offline: bool | None = None,
     ext: str = "auto",
 ) -> Job:
     """Check one request completely and look at its inputs; no model is loaded for it.
 
-    pipeline: a loaded one that is used whatever the backbone's name. search: several seeds will be
-    tried (best_of), so that one candidate a seed is enough. known: of this call. ext: of stills.
+    pipeline, polisher: loaded ones that are used whatever the names. search: several seeds will be
+    tried (best_of), so that one candidate a seed is enough. known: of this call. offline: whether
+    to look for weights on this machine alone. ext: of stills.
     """
     name = request.backbone
     row = Backbone(name, "portrait", name, "", "", 0) if pipeline else resolve(name, "portrait")
@@ -203,6 +219,11 @@ def job_of(
     if not pipeline:
         check_class(row)
     known = {} if known is None else known
+    if params.polish and polisher is None:
+        from pipelines.portrait_polishers import check_polisher
+
+        name = params.polish
+        _once(known, ("polish", name), lambda: check_polisher(name, offline=offline))
     inputs, digests = request.inputs, request.digests
     speech = clip = curves = None
     if "audio" in inputs:
@@ -377,6 +398,7 @@ def generate(
     out_dir: Path | str = "out",
     best_of: int | None = None,
     pipeline: PortraitPipeline | None = None,
+    polisher: Polisher | None = None,
     critic: Any = "auto",
     reader: Any = "auto",
     batch_size: int | None = None,
@@ -396,10 +418,12 @@ def generate(
             from the first one on, let the critic rank them, render the best n. Each keeps its own
             seed, so making it again needs no search. `candidates` is then 1 unless asked for.
         pipeline: use this loaded model for all requests instead of loading their backbone.
+        polisher: use this loaded one for all requests that are polished, whatever name they give.
         critic, reader: who ranks motions, and who reports on rendered faces; "auto" loads the
             embedded pair, None does without.
         batch_size: frames that are rendered at once; None lets it fit the device.
-        device, dtype, offline: see `pipelines.load`; portrait-tiny runs on the CPU unless told.
+        device, dtype, offline: see `pipelines.load`; portrait-tiny runs on the CPU unless told,
+            what polishes on the best device there is.
         ext: of stills "png", "jpg" or "webp"; films are "mp4"; "auto" is the first that fits.
 
     Raises:
@@ -411,13 +435,22 @@ def generate(
     for request in requests if pipeline is None else ():
         check_here(resolve(request.backbone, "portrait"), offline=offline)
     known: Known = {}
-    jobs = [job_of(one, pipeline=pipeline, search=search, known=known, ext=ext) for one in requests]
+    jobs = [
+        job_of(
+            one, pipeline=pipeline, polisher=polisher, search=search, known=known,
+            offline=offline, ext=ext,
+        )
+        for one in requests
+    ]  # fmt: skip
     check_kept(jobs, best_of)
     out = Path(out_dir)
     prepare_out(out)
     from pipelines.portrait_session import Session
 
-    options = {"device": device, "dtype": dtype, "offline": offline, "batch_size": batch_size}
+    options = {
+        "device": device, "dtype": dtype, "offline": offline, "batch_size": batch_size,
+        "polisher": polisher,
+    }  # fmt: skip
     return Session(out, best_of, pipeline, critic, reader, options).takes(jobs)
 
 

@@ -40,6 +40,9 @@ Singles = NDArray[np.float32]
 # the model, of a frame that is rendered at 512 px and encoded, measured again, or of a film read.
 HEAR, STEP, RENDER, READ, DRIVE = 0.03, 0.004, 0.045, 0.012, 0.02
 SETUP = 1.0  # s of a photo that is made ready
+# A frame that is painted again at full strength: between an accelerator (under one) and a processor
+# (minutes); what is told of the time left follows what was really spent.
+POLISH = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,14 @@ class Sounds:
         return self.waveform.shape[1] / self.sample_rate
 
 
+def times_of(job: Job) -> Floats:
+    """(T,) seconds of the emotion's course at each frame; of a still the moment that it shows."""
+    if not job.params.still:
+        return np.arange(job.frames) / job.params.fps
+    at, keys = job.params.seconds, job.request.emotion.keys
+    return np.array([max(keys, key=lambda key: key[1].intensity)[0] if at is None else at])
+
+
 def motion_of(
     job: Job,
     pipe: Any,
@@ -98,7 +109,7 @@ def motion_of(
     params, frames, fps = job.params, job.frames, job.params.fps
     if params.still:
         return _still(job, seed)
-    times = np.arange(frames) / fps
+    times = times_of(job)
     if job.curves is not None:
         given = job.curves.at(times, fps)
         return _on_top(job, given, times, _speaking(sounds, given))
@@ -125,7 +136,7 @@ _BLINKS = [ARKIT.index(f"eyeBlink{side}") for side in ("Left", "Right")]
 def _planned(job: Job, pipe: Any, seed: int, sounds: Sounds | None, report: Report) -> Motion:
     """Motion that the model draws."""
     params, emotion = job.params, job.request.emotion
-    times = np.arange(job.frames) / params.fps
+    times = times_of(job)
     track, residuals = emotion.sample(times), emotion.residuals(times)
     each = job.seconds * STEP
     settings = MotionSettings(
@@ -188,9 +199,7 @@ def _speaking(sounds: Sounds | None, motion: Motion) -> Floats:
 def _still(job: Job, seed: int) -> Motion:
     """One frame: the muscles of a moment of the course, its peak where none is said."""
     request, params = job.request, job.params
-    emotion = request.emotion
-    peak = max(emotion.keys, key=lambda key: key[1].intensity)[0]
-    at = np.array([peak if params.seconds is None else params.seconds])
+    emotion, at = request.emotion, times_of(job)
     base = Motion.neutral(1, params.fps)
     if job.curves is not None:
         base = job.curves.at([params.seconds or 0.0], params.fps)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("affect")
 
-__all__ = ["MAPS", "POLISHERS", "Polisher", "check_polisher", "load_polisher", "resolve_polisher"]
+__all__ = [
+    "MAPS", "POLISHERS", "Polisher", "check_polisher", "load_polisher", "polisher_here",
+    "pull_polisher", "resolve_polisher",
+]  # fmt: skip
 
 # Memory in half precision. Wan-Animate: 23.7 billion parameters by the classes' own default configs
 # (transformer 17.3, text encoder 5.7, CLIP-H .6, autoencoder .1); with parts taking turns on the
@@ -181,12 +184,17 @@ def check_polisher(text: str, *, offline: bool | None = None) -> Backbone:
     """
     row = resolve_polisher(text)
     if row.folder is not None:
-        check_folder(row.folder)
+        try:
+            check_folder(row.folder)
+        except BackboneError as error:
+            raise BackboneError(str(error).replace("backbone:", "polish:", 1)) from error
     missing = {repo: files for repo, files in _needed(row).items() if not _here(repo, files)}
     if missing and (is_offline(offline) or not hub_answers(row)):
         off = "downloads are off (--offline or HF_HUB_OFFLINE)"
         why = off if is_offline(offline) else "the hub cannot be reached"
         pull = " and ".join(f"`{_pull(repo, files)}`" for repo, files in missing.items())
+        if row.name in POLISHERS:
+            pull = f"`affect models pull {row.name}` or {pull}"
         need = f"; they need about {row.memory_gb:g} GB" if row.memory_gb else ""
         msg = (
             f"polish: the weights of {', '.join(missing)} are not here and {why}; run {pull} on a "
@@ -196,6 +204,36 @@ def check_polisher(text: str, *, offline: bool | None = None) -> Backbone:
     if not missing:
         _class_of(row, local=True)
     return row
+
+
+def polisher_here(row: Backbone) -> bool:
+    """Whether all parts of a row's weights are on this machine; asks no network."""
+    return all(_here(repo, files) for repo, files in _needed(row).items())
+
+
+def pull_polisher(text: str) -> list[Path]:
+    """Download all parts of a row's weights that are not here, safetensors only; their folders.
+
+    Raises:
+        BackboneError: unknown, or the hub cannot be reached. One line.
+    """
+    from pipelines.weights import pull
+
+    row = resolve_polisher(text)
+    folders = [pull(row)]
+    parts = {repo: files for repo, files in _needed(row).items() if files}
+    if not parts:
+        return folders
+    from huggingface_hub import snapshot_download
+
+    for repo, files in parts.items():
+        try:
+            folders.append(Path(snapshot_download(repo, allow_patterns=files)))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
+            msg = f"polish: cannot pull {repo}: {reason}; try `{_pull(repo, files)}`"
+            raise BackboneError(msg) from error
+    return folders
 
 
 def load_polisher(
@@ -217,8 +255,7 @@ def load_polisher(
         BackboneError: missing, unsafe or unfit weights. MemoryError: they fit nowhere. One line.
     """
     row = check_polisher(text, offline=offline)
-    here = all(_here(repo, files) for repo, files in _needed(row).items())
-    local = is_offline(offline) or here or not hub_answers(row)
+    local = is_offline(offline) or polisher_here(row) or not hub_answers(row)
     kind = _class_of(row, local=local)
     pipe = load_pipeline(
         row, device=device, dtype=dtype, offline=local, loader=_loader(kind, local)
@@ -228,7 +265,9 @@ def load_polisher(
         # segment and no guidance are the class's own defaults
         usual = {"size": 640, "window": 77, "overlap": 8, "steps": 20, "guidance": 1.0}
     else:
-        usual = {}
+        # as its denoiser was trained: 512 px for Stable Diffusion 1.5
+        side = int(pipe.unet.config.sample_size or 64) * int(pipe.vae_scale_factor)
+        usual = {"size": max(16, side // 16 * 16)}
     return Polisher(pipe, row.name, **(usual | settings))
 
 

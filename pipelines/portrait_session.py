@@ -15,10 +15,11 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from pipelines.portrait_figure import close_up, moments
 from pipelines.portrait_maker import (
     DRIVE,
     HEAR,
+    POLISH,
     READ,
     RENDER,
     SETUP,
@@ -42,6 +44,7 @@ from pipelines.portrait_maker import (
     Report,
     Sounds,
     motion_of,
+    times_of,
 )
 from pipelines.portrait_take import (
     POINTS,
@@ -76,6 +79,7 @@ PREVIEW = 320  # px that a preview's longer side has at least
 WINDOW = 0.25  # s between readings over time
 
 _LAST: dict[str, Any] = {}  # The model used last: the next call need not load it again.
+_PAINTER: dict[str, Any] = {}  # So with what paints faces again.
 
 
 @functools.cache
@@ -101,6 +105,17 @@ def loaded(row: Backbone, *, device: str | None, dtype: Any) -> Any:
     _LAST.clear()
     _LAST[key] = pipe
     return pipe
+
+
+def painter(text: str, *, device: str | None, dtype: Any, offline: bool | None) -> Any:
+    """Return what paints faces again, the one used last again if it is the same."""
+    key = f"{text} {device} {dtype}"
+    if key not in _PAINTER:
+        from pipelines.portrait_polishers import load_polisher
+
+        _PAINTER.clear()
+        _PAINTER[key] = load_polisher(text, device=device, dtype=dtype, offline=offline)
+    return _PAINTER[key]
 
 
 def weights_of(pipe: Any, lora: str) -> str:
@@ -256,6 +271,39 @@ class Session:
             )
         return self.rigs[key]
 
+    def _painter(self, job: Job) -> Any:
+        """What paints the face of a job again; None where nothing does."""
+        if not job.polished:
+            return None
+        if self.options.get("polisher") is not None:
+            return self.options["polisher"]
+        names = ("device", "dtype", "offline")
+        return painter(job.params.polish, **{name: self.options.get(name) for name in names})
+
+    def _painted(
+        self, frames: Iterator[np.ndarray], made: Made, rig: Any, by: Any, report: Report
+    ) -> Generator[np.ndarray]:
+        """Frames with the face painted again; as they are where nobody paints."""
+        if by is None:
+            return cast("Generator[np.ndarray]", frames)
+        from pipelines.portrait_polish import polish
+
+        job, emotion = made.job, made.job.request.emotion
+        strength, times = job.params.polish_strength, times_of(job)
+        whole = len(made.motion) * strength * POLISH
+        painted = polish(
+            frames,
+            rig,
+            made.motion,
+            by,
+            generator=torch.Generator().manual_seed(job.request.seed),
+            strength=strength,
+            track=emotion.sample(times),
+            residuals=emotion.residuals(times),
+            on_step=lambda _, total: report(Done("polish", whole / total)),
+        )
+        return cast("Generator[np.ndarray]", painted)
+
     def _news(self, todo: Sequence[Job]) -> tuple[str, ...]:
         """Warnings that were not told yet."""
         notes, self.pending = self.pending, []
@@ -343,6 +391,8 @@ class Session:
                 yield event
         yield self._step("read", self._fresh(notes_of(made, film)))
         told = reading_of(made, film, reading, curves)
+        if film.painter:
+            made = dataclasses.replace(made, weights=f"{made.weights}-{film.painter}")
         spent = time.monotonic() - begun
         yield write(made, film, curves, told, self.out, made.seconds + spent)
 
@@ -352,6 +402,7 @@ class Session:
 
         job, motion = made.job, made.motion
         report(Done("render", 0.0))
+        by = self._painter(job)
         rig, face = self._rig(job)
         report(Done("render", SETUP))
         batch = self.options.get("batch_size")
@@ -361,10 +412,12 @@ class Session:
         measured: list[np.ndarray] = []
         picture: np.ndarray | None = None
 
+        painted = self._painted(rig.frames(motion, batch=batch), made, rig, by, report)
+
         def frames() -> Iterator[np.ndarray]:
             nonlocal picture
             waiting = 0
-            for k, pixels in enumerate(rig.frames(motion, batch=batch)):
+            for k, pixels in enumerate(painted):
                 if k in shown:
                     shown[k] = close_up(Image.fromarray(pixels), face.box)
                 if self.reader is not None and k % stride == 0:
@@ -380,17 +433,18 @@ class Session:
                     waiting = 0
 
         data = b""
-        if job.params.still:
-            for _ in frames():
-                pass
-        else:
-            sound = made.sounds
-            data = encode_video(
-                frames(),
-                job.params.fps,
-                waveform=sound.waveform if sound is not None else None,
-                sample_rate=sound.sample_rate if sound is not None else 0,
-            )
+        with closing(painted):
+            if job.params.still:
+                for _ in frames():
+                    pass
+            else:
+                sound = made.sounds
+                data = encode_video(
+                    frames(),
+                    job.params.fps,
+                    waveform=sound.waveform if sound is not None else None,
+                    sample_rate=sound.sample_rate if sound is not None else 0,
+                )
         rest = None
         if self.reader is not None:
             found = measure(rig.photo, face)
@@ -400,7 +454,7 @@ class Session:
         still = Image.fromarray(picture) if job.params.still and picture is not None else None
         return Film(
             data, still, (rig.photo.shape[1], rig.photo.shape[0]), tuple(shown.values()), photo,
-            meshes, rest, stride / motion.fps,
+            meshes, rest, stride / motion.fps, by.digest if by is not None else "",
         )  # fmt: skip
 
     def _read(
@@ -427,7 +481,8 @@ class Session:
 
 def _rendering(job: Job) -> float:
     """Seconds that rendering and reading a job take on one core, about."""
-    return job.frames * (RENDER + READ) + SETUP
+    painted = job.params.polish_strength * POLISH if job.polished else 0.0
+    return job.frames * (RENDER + READ + painted) + SETUP
 
 
 def _clips(jobs: Sequence[Job]) -> list[Any]:

@@ -67,6 +67,7 @@ class Film:
     data: the encoded film, without records. still: the picture of a still. size: width, height.
     faces: for the figure. photo: the face at rest. meshes: (T, 478, 2) pixels, nan where no face
     was found, rest: (478, 2) of the photo, None where nobody reads; step: seconds between them.
+    painter: digest of the weights that painted the face again, empty where none did.
     """
 
     data: bytes
@@ -77,6 +78,7 @@ class Film:
     meshes: NDArray[np.float32] | None
     rest: NDArray[np.float32] | None
     step: float
+    painter: str = ""
 
     @property
     def landmarks(self) -> Landmarks | None:
@@ -338,5 +340,8 @@ def _facts(made: Made) -> str:
     job, inputs = made.job, made.job.request.inputs
     facts = [f"{made.motion.seconds:.1f} s at {made.motion.fps:g} frames a second"]
     facts += [inputs[name].name for name in ("image", "audio", "drive", "curves") if name in inputs]
+    if job.polished:
+        painter = f"{Path(job.params.polish).name} {job.params.polish_strength:g}"
+        facts.append(f"painted again by {painter}")
     facts.append(f"{Path(job.row.name).name}, seed {job.request.seed}")
     return " · ".join(facts)

@@ -31,18 +31,22 @@ def app() -> typer.Typer:
 def list_models(as_json: Json = False) -> int:
     """List models: which are on this machine, what they need."""
     from pipelines import BACKBONES
+    from pipelines.portrait_polishers import POLISHERS, polisher_here
 
+    given = [(row, "--backbone", is_here(row)) for row in BACKBONES.values()]
+    given += [(row, "--polish", polisher_here(row)) for row in POLISHERS.values()]
     rows = [
         {
             "name": row.name,
             "modality": row.modality,
+            "option": option,
             "weights": row.weights,
-            "here": is_here(row),
+            "here": here,
             "embedded": row.embedded,
             "licence": row.licence,
             "memory_gb": row.memory_gb,
         }
-        for row in BACKBONES.values()
+        for row, option, here in given
     ]
     if as_json:
         for data in rows:
@@ -56,7 +60,7 @@ def list_models(as_json: Json = False) -> int:
     for data in rows:
         table.add_row(
             str(data["name"]),
-            str(data["modality"]),
+            f"{data['modality']}{' --polish' if data['option'] == '--polish' else ''}",
             "embedded" if data["embedded"] and data["here"] else "yes" if data["here"] else "no",
             f"{data['memory_gb']:g} GB",
             str(data["licence"]),
@@ -98,11 +102,17 @@ def verify(as_json: Json = False) -> int:
 def pull(
     name: Annotated[str, typer.Argument(help="A name of `affect models list`, or a hub id.")],
 ) -> int:
-    """Download a model's safetensors and print their folder."""
+    """Download a model's safetensors and print their folder, one a line."""
     from pipelines import pull as pull_weights
     from pipelines import resolve
+    from pipelines.portrait_polishers import POLISHERS, pull_polisher
 
     quiet_libraries(offline=False)
+    if name in POLISHERS:
+        note(f"pulling {name} and its parts (licence {POLISHERS[name].licence})")
+        for folder in pull_polisher(name):
+            result(str(folder))
+        return 0
     row = resolve(name)
     note(f"pulling {row.weights} (licence {row.licence})")
     result(str(pull_weights(name)))

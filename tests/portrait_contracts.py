@@ -28,9 +28,11 @@ from pipelines.media_video import decode_frames, probe_video
 from pipelines.params import ParamError
 from pipelines.portrait import PortraitParams
 from pipelines.portrait_model import ADAPTER, PortraitPipeline
+from pipelines.portrait_polishers import Polisher
 from pipelines.take import Request, Take
 from tests import speech
 from tests.tiny import tiny_portrait
+from tests.tiny_polishers import tiny_polisher
 
 FAST = {"steps": 2, "size": 256, "seconds": 0.3}
 STILL = {"lips": 0.0, "expression": 0.0, "head": 0.0, "blink": 0.0, "gaze": 0.0}
@@ -114,6 +116,14 @@ def style_of(model, out: Path) -> str:
     finally:
         model.denoiser.delete_adapters(["made"])
     return str(out)
+
+
+@cache
+def painter() -> Polisher:
+    """A tiny random AnimateDiff that paints faces again; one a process."""
+    settings = {"size": 32, "window": 4, "overlap": 2, "steps": 2, "guidance": 2.0}
+    cache = folder() / "directions"
+    return Polisher(tiny_polisher("animatediff"), "tiny", cache=cache, **settings)
 
 
 class PortraitContract:
@@ -201,6 +211,7 @@ class PortraitContract:
             "points": "116,138 204,138 160,175 130,208 190,208", "size": 288, "audio_scale": 3.0,
             "emotion_scale": 3.0, "style_scale": 3.0, "steps": 3, "candidates": 2,
             "lora": style_of(model, tmp_path / "style"), "lora_weight": 0.5, "over": True,
+            "polish": "animatediff", "polish_strength": 0.9,
         }  # fmt: skip
         assert set(changes) == {f.name for f in dataclasses.fields(PortraitParams)}, "add a line"
         with pytest.raises(ParamError, match="over"):
@@ -208,10 +219,12 @@ class PortraitContract:
         asked = [request()]
         for knob, value in changes.items():
             more = {"lora": changes["lora"]} if knob == "lora_weight" else {}
+            more |= {"polish": changes["polish"]} if knob == "polish_strength" else {}
             asked.append(
                 request("sadness 1.3" if knob == "over" else "anger .8", **more, **{knob: value})
             )
-        base, *made = takes(model, asked, tmp_path)
+        base, *made = takes(model, asked, tmp_path, polisher=painter())
+        assert differ(made[-1], made[-2]), "polish_strength"
         for take, (knob, value) in zip(made, changes.items(), strict=True):
             # nobody reads, so one candidate is made; the closed mouth has nothing to give way;
             # a film this short has no time for another blink
