@@ -3,8 +3,8 @@
 Every cell has the same seed, so what changes between cells is the emotion alone. The sheet is
 written like any other output: marked as synthetic, with what it shows in its metadata. Of music it
 shows small piano rolls, of voices the pitch before and after, of portraits the face where it shows
-most, of films the frame in their middle, with a tick at what was asked and a bar for what each reader reads; the takes themselves lie
-beside the sheet.
+most, of films the frame in their middle, with a tick at what was asked and a bar for what each
+reader reads; the takes themselves lie beside the sheet.
 """
 
 from __future__ import annotations

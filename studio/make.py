@@ -1,4 +1,4 @@
-"""`affect make image PROMPT`, `make music`, `make voice`, `make portrait`, `make video`, `make film`.
+"""`affect make image PROMPT`, `make music`, `voice`, `portrait`, `video`, and `make film SCENE`.
 
 Besides its own options each has one for every field of its modality's params. This file only
 collects what was typed; `studio.run` does the rest.
