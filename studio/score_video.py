@@ -1,0 +1,72 @@
+"""What both readers of pictures read in a film without faces, for `affect score`.
+
+Frames are read, some four a second, as a film that is made here is read when it is finished; what
+is told is the mean, and how the readings follow the emotion that the film itself says was asked
+for. This file deliberately does not know which film may be scored (studio.score).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from studio.console import note
+
+if TYPE_CHECKING:
+    from adapters.reading import Reading
+    from pipelines.take import Take
+
+SIDE = 512  # px of a frame's longer side: critics look at less
+READERS = ("critic-image", "reader-image")
+
+
+def read_frames(file: Path) -> tuple[dict[str, Reading], dict[str, Any]]:
+    """Mean readings of a film's frames by name, and what else is told: how they follow.
+
+    Raises:
+        MediaError: no film that can be read.
+    """
+    from PIL import Image
+
+    from adapters.agreement import follow, read_track
+    from adapters.critic import load_critic
+    from pipelines.media_video import decode_frames, probe_video
+    from pipelines.video_take import MOST_READ, READ_RATE, asked_rows, mean_of
+
+    clip = probe_video(file)
+    rate = min(READ_RATE, MOST_READ / max(clip.seconds, 1e-3))
+    seen = [
+        (at, Image.fromarray(pixels)) for at, pixels in decode_frames(file, fps=rate, side=SIDE)
+    ]
+    pictures = [picture for _, picture in seen]
+    times = np.array([at for at, _ in seen])
+    read = {name: load_critic(name).read(pictures) for name in READERS}
+    more: dict[str, Any] = {"frames_read": len(seen), "seconds": round(clip.seconds, 3)}
+    job = _job_of(file)
+    if job is not None and len(times) >= 3:
+        asked, step = asked_rows(job, times), float(np.median(np.diff(times)))
+        follows = {name: follow(asked, read_track(one), step=step) for name, one in read.items()}
+        more["follows"] = {name: one.to_json() for name, one in follows.items()}
+        for name, one in follows.items():
+            note(f"{name} follows what was asked: {one.text}")
+    return {name: mean_of(one) for name, one in read.items()}, more
+
+
+def _job_of(file: Path) -> Any:
+    """What was asked of a film that a video model made here, None of any other."""
+    from pipelines.take import Take as Finished
+    from pipelines.video import job_of
+
+    take: Take | None = None
+    with suppress(ValueError):
+        take = Finished.read(file)
+    if take is None or take.request.modality != "video":
+        return None
+    # Its own inputs and weights do not matter to what was asked of it.
+    plain = take.request.changed(inputs={}, prompt=take.request.prompt or "a photo")
+    with suppress(ValueError):
+        return job_of(plain)
+    return None
