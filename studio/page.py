@@ -5,7 +5,7 @@ It works from `file://`, in dark and light, without scripts and without anything
 as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
 piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
-and can be played, a voice beside the recording it was made of. A portrait that moves is a player
+and can be played, a voice beside the recording it was made of. A portrait or video that moves is a player
 beside the picture of its course; a retouched photo stands beside what it was. A film has its player
 above the picture of all its tracks under the one curve that was asked.
 
@@ -150,7 +150,8 @@ def card_of(take: Take) -> Card:
     music, voice = request.modality == "music", request.modality == "voice"
     portrait = request.modality == "portrait"
     whole = request.modality == "film"  # cut from takes of all the others
-    film = whole or (portrait and Path(take.path).suffix == ".mp4")
+    clip = request.modality == "video"
+    film = whole or clip or (portrait and Path(take.path).suffix == ".mp4")
     given = [name for name in ("recolour", "onto") if music and name in request.inputs]
     facts = [f"{request.inputs[given[0]].name}, played again"] if given else []
     brought = ("image", "audio", "drive", "curves") if portrait else ("audio",) if voice else ()
@@ -162,7 +163,7 @@ def card_of(take: Take) -> Card:
     if whole:
         facts += _agreements(take.reading or {})
     elif not given:
-        named = music or voice or portrait
+        named = music or voice or portrait or clip
         facts.append(Path(request.backbone).name if named else str(request.backbone))
     chosen = take.chosen or {}
     if isinstance(chosen, Mapping) and chosen.get("of"):
@@ -171,6 +172,8 @@ def card_of(take: Take) -> Card:
         facts.append(f"speaker similarity {alike:.2f}")
     if portrait and isinstance(drift := (take.reading or {}).get("identity"), int | float):
         facts.append(f"identity drift {drift:.3f}")
+    if clip:
+        facts += _calm(take.reading or {})
     before = request.inputs.get("image" if portrait else "init")
     path = Path(take.path)
     return Card(
@@ -185,14 +188,20 @@ def card_of(take: Take) -> Card:
         audio=path.with_suffix(".wav") if music else path if voice else None,
         audio_before=recording_of(take) if voice else None,
         video=path if film else None,
-        kind="film"
-        if whole
-        else "portrait"
-        if film
-        else request.modality
-        if music or voice
-        else "picture",
+        kind=request.modality if whole or clip or film or music or voice else "picture",
     )
+
+
+def _calm(reading: Mapping[str, Any]) -> list[str]:
+    """How frames of a video follow each other and what was asked, as far as its take tells it."""
+    facts = []
+    follows, motion = reading.get("follows"), reading.get("motion")
+    for name, one in follows.items() if isinstance(follows, Mapping) else ():
+        if isinstance(one, Mapping) and isinstance(r := one.get("r"), int | float):
+            facts.append(f"{name} follows r {r:.2f}")
+    if isinstance(motion, Mapping) and isinstance(value := motion.get("flicker"), int | float):
+        facts.append(f"flicker {value:.4f}")
+    return facts
 
 
 def _agreements(reading: Mapping[str, Any]) -> list[str]:
@@ -279,7 +288,8 @@ def _section(section: Section, folder: Path) -> str:
 
 def _card(card: Card, folder: Path) -> str:
     colour = COLOURS.get(card.dominant, COLOURS["neutral"])
-    names = {"music": "Piano roll", "voice": "Voice", "portrait": "Face over time", "film": "Film"}
+    names = {"music": "Piano roll", "voice": "Voice", "portrait": "Face over time"}
+    names |= {"film": "Film", "video": "Film over time"}
     nameless = names.get(card.kind, "Picture")
     shown = card.prompt.strip() or nameless
     alt = html.escape(f"{shown}, made with the emotion {card.emotion}")
@@ -399,11 +409,13 @@ article.voice>a{flex:0 0 68%}
 article.voice img{aspect-ratio:8/5;background:#fbfaf7}
 article.voice .player{padding:0 0 .5rem}
 article.voice .chart{margin-top:.5rem}
-article.portrait{grid-column:1/-1;flex-direction:row;align-items:stretch}
-article.portrait video{flex:0 0 28%;min-width:0;max-height:34rem;background:var(--track);
+article:is(.portrait,.video){grid-column:1/-1;flex-direction:row;align-items:stretch}
+article:is(.portrait,.video) video{flex:0 0 28%;min-width:0;max-height:34rem;
+background:var(--track);
 object-fit:contain}
-article.portrait>a{flex:0 0 45%}
-article.portrait img{aspect-ratio:8/5;height:100%;object-fit:contain;background:#fbfaf7}
+article:is(.portrait,.video)>a{flex:0 0 45%}
+article:is(.portrait,.video) img{aspect-ratio:8/5;height:100%;object-fit:contain;
+background:#fbfaf7}
 article.film{grid-column:1/-1;display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
 article.film video{width:100%;max-height:34rem;background:#000}
 article.film>a{grid-column:1/-1;grid-row:2;border-top:1px solid var(--line)}
@@ -416,8 +428,8 @@ audio{display:block;width:100%;height:2.3rem}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{height:100%}
 article:has(.pair){grid-column:span 2}
-@media(max-width:56rem){article.voice,article.portrait{flex-direction:column}
-article.voice>a,article.portrait>a,article.portrait video{flex:none}}
+@media(max-width:56rem){article:is(.voice,.portrait,.video){flex-direction:column}
+article:is(.voice,.portrait,.video)>a,article:is(.portrait,.video) video{flex:none}}
 @media(max-width:56rem){article.film{grid-template-columns:1fr}article.film>a,
 article.film .body{grid-row:auto}}
 @media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
