@@ -161,7 +161,9 @@ def plan(
     rest[:, quiet] = _smooth(rest[:, quiet], QUIET_FRAMES)
     curves = np.clip(wanted[:, :CHANNELS] + rest[:, :CHANNELS], 0.0, 1.0)
     if lips > 0 and settings.closures > 0:
-        curves = close_lips(curves, heard, settings.phones, settings.closures)
+        curves = close_lips(
+            curves, heard, settings.phones, settings.closures, standing=wanted[:, :CHANNELS]
+        )
     pose = head * (wanted[:, CHANNELS:] + rest[:, CHANNELS:])
     at = np.minimum(np.arange(shown) / fps, (frames - 1) / FPS)
     both = Motion(curves.astype(np.float32), pose.astype(np.float32), FPS).at(at, fps)
@@ -190,11 +192,14 @@ def close_lips(
     heard: Hearing | None = None,
     phones: Sequence[tuple[str, float, float]] = (),
     strength: float = 1.0,
+    standing: ArrayLike | None = None,
 ) -> Floats:
     """(T, 52) at 30 frames a second, lips closed where p, b and m are, and nearly at f and v.
 
     Where sounds are known (phones) they decide. Else gaps of the sound do, but only where the lips
-    are on the way: a t or k is a gap as well, and its lips stay open.
+    are on the way: a t or k is a gap as well, and its lips stay open. standing: (T, 52) what an
+    emotion holds open by itself (surprise drops the jaw, disgust lifts the lip), which is no word;
+    None: nothing.
     """
     out = np.array(curves, dtype=np.float64)
     frames = len(out)
@@ -203,6 +208,8 @@ def close_lips(
         asked.append((start * FPS, stop * FPS, 0.0 if kind == "PP" else 0.25))
     if heard is not None and not phones:
         gap = facs.lip_gap(out)
+        if standing is not None:
+            gap = np.maximum(gap - facs.lip_gap(standing), 0.0)
         for dip in heard.dips.tolist():
             low = max(0, round(dip * FPS) - 1)
             near = gap[low : low + 3]

@@ -174,6 +174,18 @@ def test_gaps_of_the_sound_close_only_lips_that_are_on_the_way() -> None:
     assert gap[40] == pytest.approx(0.4 * 0.503)
 
 
+def test_a_surprised_mouth_closes_for_words_all_the_same() -> None:
+    surprise = np.tile(facs.expression(facs.named("surprise")[None])[0], (60, 1))
+    words = np.zeros((60, 52))
+    words[:, ARKIT.index("jawOpen")] = 0.3
+    words[20:23, ARKIT.index("jawOpen")] = 0.02
+    quiet = silence(60)
+    heard = Hearing(quiet.features, quiet.speaking, quiet.accent, np.array([21 / 30]))
+    both = np.clip(surprise + words, 0, 1)
+    assert facs.lip_gap(close_lips(both, heard))[21] > 0.1
+    assert facs.lip_gap(close_lips(both, heard, standing=surprise))[21] < 0.01
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
