@@ -5,8 +5,8 @@ It works from `file://`, in dark and light, without scripts and without anything
 as hostile and escaped. Per take: the picture, the emotion asked, both readers as small bars with
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
 piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
-and can be played, a voice beside the recording it was made of. A portrait or video that moves is a player
-beside the picture of its course; a retouched photo stands beside what it was. A film has its player
+and can be played, a voice beside the recording it was made of. A portrait that moves, and a video,
+is a player beside the picture of its course; a retouched photo stands beside what it was. A film has its player
 above the picture of all its tracks under the one curve that was asked.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
