@@ -12,6 +12,7 @@ knows no emotion (the caller gives arousal a frame), no files and no model.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -332,6 +333,35 @@ _MOTIONS: dict[str, Callable[[_Clock], _Motion]] = {
 KINDS = tuple(_MOTIONS)
 """Kinds of motion. Several at once are joined by "+": "push+waves"."""
 
+_SCENES = (
+    (r"rain\w*|drizzle|downpour", "rain"),
+    (r"snow(?:ing|fall|storm)|snowflakes?|blizzard", "snow"),
+    (r"lightning|thunder\w*", "lightning"),
+    (r"candle\w*|fire\w*|flames?|lamp\w*|lantern\w*|torch\w*|hearth", "flicker"),
+    (
+        r"seas?|waves?|water\w*|lakes?|ponds?|rivers?|ships?|boats?|coasts?|ocean|beach|shore"
+        r"|harbour|harbor|stream|fountain",
+        "waves",
+    ),
+    (
+        r"flowers?|roses?|tulips?|dais(?:y|ies)|sunflowers?|dandelions?|gardens?|trees?|forests?"
+        r"|woods?|grass|meadows?|fields?|leaves|park|cypress",
+        "wind",
+    ),
+    (r"sky|skies|clouds?|cloudy|storms?|stormy|mist\w*|fog\w*|plains?|landscapes?|mountains?"
+     r"|hills?|valleys?|sunsets?|evening", "clouds"),
+)  # fmt: skip
+
+
+def kind_for(prompt: str) -> str:
+    """The motion that suits what a prompt names: a hand-held camera and what moves in the scene.
+
+    Words decide (water, plants, weather, fire, sky); without any of them, light passes over.
+    """
+    words = prompt.lower()
+    found = [kind for pattern, kind in _SCENES if re.search(rf"\b(?:{pattern})\b", words)]
+    return "+".join(["sway", "shake", *(found or ["light"])])
+
 
 def move(
     picture: torch.Tensor,
@@ -360,6 +390,42 @@ def move(
     if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < 8:
         msg = f"picture: expected (3, H, W) from 8 pixels a side, received {tuple(picture.shape)}"
         raise CameraError(msg)
+    motions, frames = _prepared(seconds, fps, kind, tempo, generator, loop)
+    return _frames(picture.clamp(0, 1), motions, frames)
+
+
+def paths(
+    height: int,
+    width: int,
+    seconds: float,
+    fps: float,
+    *,
+    kind: str,
+    tempo: ArrayLike,
+    generator: torch.Generator,
+    loop: bool = False,
+) -> torch.Tensor:
+    """Where `move` takes the points of a picture from: float32 (frames, height, width, 2).
+
+    Coordinates (x, y) as torch's `grid_sample` wants them (-1..1 is the picture, corners not
+    aligned), relative to the view at rest: without motion they are the points themselves. Drawn as
+    in `move`: the same generator state and arguments give the same motion. height, width: of the
+    grid, whose aspect is the picture's; any size. Errors as in `move`.
+    """
+    motions, frames = _prepared(seconds, fps, kind, tempo, generator, loop)
+    plan = torch.zeros(3, height, width)
+    return torch.stack([grid * MARGIN for grid, _ in _views(plan, motions, frames)])
+
+
+def _prepared(
+    seconds: float,
+    fps: float,
+    kind: str,
+    tempo: ArrayLike,
+    generator: torch.Generator,
+    loop: bool,
+) -> tuple[list[_Motion], int]:
+    """Check what was asked and draw what is random: the motions, and how many frames."""
     if not (seconds > 0 and fps > 0 and math.isfinite(seconds * fps)):
         msg = f"seconds, fps: allowed above 0, received {seconds} and {fps}"
         raise CameraError(msg)
@@ -380,11 +446,13 @@ def move(
     if loop:
         pace = _eased(pace, fps)
     clock = _Clock(pace, fps, loop, _Draw(generator))
-    motions = [_MOTIONS[name](clock) for name in names]
-    return _frames(picture.clamp(0, 1), motions, frames)
+    return [_MOTIONS[name](clock) for name in names], frames
 
 
-def _frames(picture: torch.Tensor, motions: list[_Motion], frames: int) -> Iterator[torch.Tensor]:
+def _views(
+    picture: torch.Tensor, motions: list[_Motion], frames: int
+) -> Iterator[tuple[torch.Tensor, _View]]:
+    """What each frame takes from where, (H, W, 2), and what else its view holds."""
     height, width = picture.shape[1:]
     side = min(height, width)
     rows = (torch.arange(height, device=picture.device) + 0.5 - height / 2) / side
@@ -398,8 +466,12 @@ def _frames(picture: torch.Tensor, motions: list[_Motion], frames: int) -> Itera
         sine, cosine = math.sin(view.roll), math.cos(view.roll)
         right = (cosine * x + sine * y) / view.zoom + view.right
         down = (cosine * y - sine * x) / view.zoom + view.down
+        yield torch.stack([right * (2 * side / width), down * (2 * side / height)], dim=-1), view
+
+
+def _frames(picture: torch.Tensor, motions: list[_Motion], frames: int) -> Iterator[torch.Tensor]:
+    for grid, view in _views(picture, motions, frames):
         # What little lies outside is mirrored: no move shows a border.
-        grid = torch.stack([right * (2 * side / width), down * (2 * side / height)], dim=-1)
         frame = functional.grid_sample(
             picture[None], grid[None].to(picture), mode="bicubic", padding_mode="reflection",
             align_corners=False,

@@ -61,7 +61,7 @@ ADAPTER = {
 RANK = 16
 LENGTHS = ((16, 2), (24, 2), (32, 1), (48, 1))  # frames, clips: 32 to 48 pictures a step
 ODDS = (0.5, 0.2, 0.2, 0.1)
-SHARES = (0.5, 1.0)
+SHARES = (0.8, 1.0)
 MOVING = 4.0
 
 
@@ -147,6 +147,7 @@ def film_loss(
     latents: torch.Tensor,
     states: torch.Tensor,
     generator: torch.Generator,
+    paths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss and, for the log, the plain part of it that lies between frames.
 
@@ -154,7 +155,7 @@ def film_loss(
     """
     batch, _, frames = latents.shape[:3]
     share = SHARES[0] + (SHARES[1] - SHARES[0]) * torch.rand(batch, generator=generator)
-    noise = frame_noise(tuple(latents.shape), share, generator)
+    noise = frame_noise(tuple(latents.shape), share, generator, paths=paths)
     steps = (torch.arange(batch) + torch.rand(batch, generator=generator)) * 1000
     steps = (steps / batch).long()[torch.randperm(batch, generator=generator)]
     target = scheduler.get_velocity(latents, noise, steps)
@@ -205,6 +206,9 @@ def train(data: Path, out: Path, painter: Path, minutes: float, *, seed: int = 0
         begin = int(torch.randint(clips.latents.shape[1] - frames + 1, (), generator=generator))
         clean = clips.latents[chosen, begin : begin + frames].float().transpose(1, 2)
         tempo = clips.tempo[chosen, begin : begin + frames]
+        # One in four without, so that the noise alone does not set the pace.
+        told_paths = torch.rand((), generator=generator) < 0.75
+        paths = clips.paths[chosen, begin : begin + frames].float() if told_paths else None
         room = ADAPTER["motion_max_seq_length"] - frames
         place = int(torch.randint(room, (), generator=generator))
         told = [
@@ -221,7 +225,7 @@ def train(data: Path, out: Path, painter: Path, minutes: float, *, seed: int = 0
         with torch.no_grad():
             states = pipe.text_encoder(tokens.input_ids).last_hidden_state
         with torch.autocast("cpu", torch.bfloat16), conditions(unet, tempo, place):
-            loss, moving = film_loss(unet, scheduler, clean, states, generator)
+            loss, moving = film_loss(unet, scheduler, clean, states, generator, paths)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*plain, *lora], 1.0)
         optimizer.step()
@@ -279,7 +283,7 @@ def sample(
 
 
 def export(out: Path, folder: Path, painter: Path) -> None:
-    """Write the adapter as diffusers' own folder and the tempo LoRA beside it, in half precision."""
+    """Write the adapter as diffusers' own folder and, beside it, the tempo LoRA; float16."""
     pipe = averaged(out, painter)
     unet = pipe.unet
     tempo = {
