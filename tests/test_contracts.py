@@ -1,4 +1,4 @@
-"""The contracts of contracts.py and {music,voice,portrait}_contracts.py over every row and knob."""
+"""The contracts of contracts.py and {music,voice,portrait,video}_contracts.py over every row."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from pipelines.image import ImageParams
 from pipelines.music import MusicParams
 from pipelines.params import ParamError
 from pipelines.portrait import PortraitParams
+from pipelines.video import VideoParams
 from pipelines.voice import VoiceParams
 from tests.contracts import BackboneContract
 from tests.music_contracts import MusicContract
 from tests.portrait_contracts import PortraitContract
 from tests.tiny import FAMILIES
+from tests.tiny_video import FAMILIES as OF_VIDEO
+from tests.video_contracts import VideoContract
 from tests.voice_contracts import VoiceContract
 
 PICTURES = [name for name, row in BACKBONES.items() if row.modality == "image"]
 MUSIC = [name for name, row in BACKBONES.items() if row.modality == "music"]
 VOICES = [name for name, row in BACKBONES.items() if row.modality == "voice"]
 PORTRAITS = [name for name, row in BACKBONES.items() if row.modality == "portrait"]
+VIDEOS = [name for name, row in BACKBONES.items() if row.modality == "video"]
 KNOBS = [
     pytest.param(kind, knob, id=f"{kind.__name__}.{knob.name}")
-    for kind in (ImageParams, MusicParams, VoiceParams, PortraitParams)
+    for kind in (ImageParams, MusicParams, VoiceParams, PortraitParams, VideoParams)
     for knob in dataclasses.fields(kind)
 ]
 
@@ -51,9 +55,17 @@ class TestPortraits(PortraitContract):
     """Every row that makes portraits."""
 
 
+@pytest.mark.parametrize("name", VIDEOS, scope="class")
+class TestVideos(VideoContract):
+    """Every row that makes films."""
+
+
 def test_every_family_has_a_row():
-    assert {row.family for row in BACKBONES.values()} == {*FAMILIES, "music", "voice", "portrait"}
-    assert set(PICTURES + MUSIC + VOICES + PORTRAITS) == set(BACKBONES), (
+    # Two of video's classes have no row: they are made of the parts of another.
+    moving = {family for family in OF_VIDEO if family not in ("animatediff-v2v", "ltx-i2v")}
+    known = {*FAMILIES, *moving, "music", "voice", "portrait"}
+    assert {row.family for row in BACKBONES.values()} == known
+    assert set(PICTURES + MUSIC + VOICES + PORTRAITS + VIDEOS) == set(BACKBONES), (
         "a new modality needs a contract"
     )
     assert {BACKBONES[name].modality for name in DEFAULTS.values()} == set(DEFAULTS) == set(MAKERS)
@@ -86,6 +98,7 @@ def test_unknown_knobs_name_the_nearest():
         ("music", MusicParams),
         ("voice", VoiceParams),
         ("portrait", PortraitParams),
+        ("video", VideoParams),
     ],
 )
 def test_knobs_reach_the_command_line(modality, kind):
