@@ -1,0 +1,236 @@
+"""What a gallery does with the files of takes: small pictures, a trash with a way back, copies.
+
+A deleted take lies under `.trash` in its folder until somebody deletes that; the ledger says where,
+so that the way back needs no index. The ledger line comes first, then the files move: a kill in
+between leaves files that `undo` finds in either place. A copy is a folder of its own: takes, the
+files they were made from, a ledger, and `jobs.jsonl`, with which `affect batch` makes them again.
+
+It deliberately does not know how takes are found (studio.library_index).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipelines import ledger
+from pipelines.ledger import TakeError, write_atomic
+from studio.library_index import DELETED, RESTORED, Entry, Library
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TRASH, THUMBNAILS = ".trash", ".thumbnails"
+SIDE = 256  # pixels of a small picture's long side
+JOBS = "jobs.jsonl"
+
+
+# Small pictures ----------------------------------------------------------------------------------
+
+
+def thumbnail(library: Library, entry: Entry) -> Path | None:
+    """A small WEBP picture of a take, drawn once; None when there is nothing to show.
+
+    Of music and voices the picture beside them. Named by the take's bytes, so a changed file gets
+    another; marked as the take is.
+    """
+    from pipelines.media import MediaError, encode_image, read_metadata
+
+    line = library.line(entry)
+    path = library.out / THUMBNAILS / str(line["sha256"])[:2] / f"{str(line['sha256'])[:32]}.webp"
+    if path.is_file():
+        return path
+    shown = _shown(library, entry, line)
+    if shown is None:
+        return None
+    try:
+        picture = _picture(shown)
+        source = read_metadata(shown).get("digital_source", "")
+    except MediaError:
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    return write_atomic(path, encode_image(picture, "webp", {"digital_source": source}))
+
+
+def _shown(library: Library, entry: Entry, line: dict[str, Any]) -> Path | None:
+    """The file of a take that can be looked at."""
+    for path in (entry.path, *_beside(library, line)):
+        if path.suffix in (".png", ".jpg", ".webp", ".mp4") and safe(library.out, path):
+            return path
+    return None
+
+
+def _picture(path: Path) -> Image:
+    from pipelines.media import load_image
+
+    if path.suffix != ".mp4":
+        return load_image(path)
+    from pipelines.media_video import preview
+
+    return preview(path, 0.5, SIDE)
+
+
+def safe(out: Path, path: Path) -> bool:
+    """Whether this is a file within the folder, whatever links say."""
+    with suppress(OSError, RuntimeError):
+        return path.is_file() and path.resolve().is_relative_to(out.resolve())
+    return False
+
+
+def _beside(library: Library, line: dict[str, Any]) -> list[Path]:
+    """A take's companions; those that would leave its folder are left out."""
+    folder = (library.out / str(line["path"])).parent
+    found = []
+    for name in line.get("companions") or []:
+        path = library.out / PurePosixPath(str(name))
+        if ".." not in path.parts and path.parent == folder:
+            found.append(path)
+    return found
+
+
+def files_of(library: Library, entry: Entry) -> list[Path]:
+    """The take and its companions, those that are there."""
+    paths = [entry.path, *_beside(library, library.line(entry))]
+    return [path for path in paths if safe(library.out, path)]
+
+
+# Trash -------------------------------------------------------------------------------------------
+
+
+def delete(library: Library, entries: Sequence[Entry]) -> str:
+    """Move takes with their companions into the trash; returns the token that brings them back."""
+    token = secrets.token_hex(4)
+    files_by_entry = [(entry, files_of(library, entry)) for entry in entries]
+    with library.open(change=True) as index:
+        for entry, files in files_by_entry:
+            library.note(index, DELETED, entry, trash=token)
+            for path in files:
+                _move(path, library.out / TRASH / token / path.relative_to(library.out))
+    return token
+
+
+def undo(library: Library, token: str | None = None) -> list[Entry]:
+    """Bring back what was deleted under a token, the last one when none is given.
+
+    Raises TakeError when there is nothing, or another file has taken a place meanwhile.
+    """
+    with library.open(change=True) as index:
+        if token is None:
+            tokens = [
+                str(line["trash"])
+                for line in ledger.read(library.out)
+                if line.get("status") == DELETED and "trash" in line
+            ]
+            there = {row[0] for row in index.execute("select distinct trash from takes")}
+            token = next((one for one in reversed(tokens) if one in there), "")
+        rows = index.execute(
+            "select path from takes where trash = ? and trash != '' order by id", (token,)
+        ).fetchall()
+    if not rows:
+        msg = "library: nothing to bring back; `affect library list --trashed` shows the trash"
+        raise TakeError(msg)
+    entries = [library.find(str(library.out / path), trashed=True) for (path,) in rows]
+    folder = library.out / TRASH / str(token)
+    moves = {
+        path: library.out / path.relative_to(folder)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if taken := [place for place in moves.values() if place.exists()]:
+        msg = f"library: {taken[0]} is there again; move it away, then undo"
+        raise TakeError(msg)
+    with library.open(change=True) as index:
+        for path, place in moves.items():
+            _move(path, place)
+        for entry in entries:
+            library.note(index, RESTORED, entry, trash=token)
+    shutil.rmtree(folder, ignore_errors=True)
+    return entries
+
+
+def _move(path: Path, place: Path) -> None:
+    """Rename within the folder; what another process has moved already is no error."""
+    with ledger.explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.replace(place)
+
+
+# Copies ------------------------------------------------------------------------------------------
+
+
+def export(library: Library, entries: Iterable[Entry], target: Path) -> tuple[Path, list[str]]:
+    """Copy takes into a folder of their own with a manifest that makes them again.
+
+    Inputs that are still as they were are copied to `inputs/`, named by their bytes.
+
+    Returns:
+        The manifest, and a line for each input that is gone or changed.
+
+    Raises:
+        TakeError: the target is this library, or holds takes already, or cannot be written.
+    """
+    target = target.absolute()
+    if target == library.out or (target / ledger.LEDGER).exists():
+        msg = f"export: {target} holds takes already; give a new folder"
+        raise TakeError(msg)
+    lines, remarks = [], []
+    for entry in entries:
+        line = library.line(entry)
+        files = files_of(library, entry)
+        if entry.path not in files:
+            remarks.append(f"{entry.path}: gone, it is left out")
+            continue
+        for path in files:
+            _copy(path, target / path.relative_to(library.out))
+        ledger.append(target, line)
+        lines.append(_job(line["request"], entry, target, remarks))
+    if not lines:
+        msg = "export: none of these takes is there; nothing was copied"
+        raise TakeError(msg)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return write_atomic(target / JOBS, text.encode("utf-8")), remarks
+
+
+def _job(request: dict[str, Any], entry: Entry, target: Path, remarks: list[str]) -> dict[str, Any]:
+    """The manifest line of a take: its request without weights, inputs as copied."""
+    job = {name: value for name, value in request.items() if name not in ("weights", "inputs")}
+    inputs = {}
+    for name, given in request.get("inputs", {}).items():
+        source, digest = Path(str(given["path"])).expanduser(), str(given["sha256"])
+        place = target / "inputs" / f"{digest[:12]}{source.suffix.lower()[:8]}"
+        if _is_still(source, digest):
+            _copy(source, place)
+            inputs[name] = {"path": place.relative_to(target).as_posix(), "sha256": digest}
+        else:
+            remarks.append(f"{entry.path.name}: its {name} {source} is gone or changed")
+            inputs[name] = given
+    job["id"] = entry.path.stem
+    return {**job, "inputs": inputs} if inputs else job
+
+
+def _is_still(path: Path, digest: str) -> bool:
+    with suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    return False
+
+
+def _copy(path: Path, place: Path) -> None:
+    """Copy a file whole or not at all; hard links would let a change of one change the other."""
+    with ledger.explained(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        half = ledger.temporary(place)
+        try:
+            shutil.copyfile(path, half)
+            half.replace(place)
+        except BaseException:
+            ledger.remove([half])
+            raise
