@@ -124,7 +124,9 @@ def test_rows_that_are_there_are_not_made_again(tmp_path):
     one = Asked("music", "", "calm to fear", 0)
     kept = row("music", "", "calm to fear", "calm to fear") | {"file": "takes/none.mid"}
     (tmp_path / "rows" / f"{one.key}.json").write_text(json.dumps(kept))
-    assert list(rows_of([one, Asked("music", "", NEUTRAL, 0)], tmp_path, {}, minutes=0)) == [kept]
+    assert list(rows_of([one, Asked("music", "", NEUTRAL, 0)], tmp_path, {}, {}, minutes=0)) == [
+        kept
+    ]
     found = evaluate(tmp_path, ["music"], minutes=0)
     assert found["modalities"]["music"]["takes"] == 1
     assert (tmp_path / "report.md").read_text() == markdown(found)

@@ -25,7 +25,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from adapters.video_metrics import (
     motion_speed,
     warping,
 )
-from pipelines import DEFAULTS, camera, generate
+from pipelines import BACKBONES, DEFAULTS, camera, generate
 from pipelines.request import Request
 from pipelines.take import Take
 from training.video_evaluate_report import CURVES, NEUTRAL, markdown, summary, timeline
@@ -319,13 +319,15 @@ def row_of(one: Asked, seconds: float, read: Read, spent: Mapping[str, float]) -
 # Running -----------------------------------------------------------------------------------------
 
 
-def made(one: Asked, out: Path, backbone: str | None = None) -> dict[str, Any]:
-    """Make a take, or find what was made, and read it."""
+def made(
+    one: Asked, out: Path, backbone: str | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Make a take and read it. options: more of the modality's `generate`."""
     seconds = length_of(one)
     request = request_of(one, seconds, backbone)
     begun, worked = time.monotonic(), time.process_time()
     take = None
-    for event in generate([request], out_dir=out / "takes", offline=True):
+    for event in generate([request], out_dir=out / "takes", offline=True, **(options or {})):
         if isinstance(event, Take):
             take = event
     spent = {"wall": time.monotonic() - begun, "processor": time.process_time() - worked}
@@ -340,6 +342,7 @@ def rows_of(
     wanted: Sequence[Asked],
     out: Path,
     backbones: Mapping[str, str],
+    options: Mapping[str, Mapping[str, Any]],
     tell: Callable[[str], None] = print,
     minutes: float = float("inf"),
 ) -> Iterator[dict[str, Any]]:
@@ -351,7 +354,7 @@ def rows_of(
         if not path.is_file():
             if time.monotonic() > end:
                 continue
-            row = made(one, out, backbones.get(one.modality))
+            row = made(one, out, backbones.get(one.modality), options.get(one.modality))
             with replacing(path) as fresh:
                 fresh.write_text(json.dumps(row) + "\n", encoding="utf-8")
             tell(f"{i + 1}/{len(wanted)} {one.key}: {row['spent']['wall']:.0f} s")
@@ -363,12 +366,17 @@ def evaluate(
     modalities: Sequence[str],
     *,
     backbones: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     speech: Sequence[Path] = (),
     tell: Callable[[str], None] = print,
     minutes: float = float("inf"),
 ) -> dict[str, Any]:
-    """All stages; returns the figures and writes them and the report beside the rows."""
-    rows = list(rows_of(asked(modalities, speech), out, backbones or {}, tell, minutes))
+    """All stages; returns the figures and writes them and the report beside the rows.
+
+    backbones, options: by modality; a backbone's name or folder, and more of its `generate`.
+    """
+    wanted = asked(modalities, speech)
+    rows = list(rows_of(wanted, out, backbones or {}, options or {}, tell, minutes))
     found = summary(rows)
     if unrelated := _unrelated(rows, out):
         found["modalities"]["video"]["films"]["unrelated frames"] = unrelated
@@ -396,6 +404,13 @@ def _unrelated(rows: Sequence[Mapping[str, Any]], out: Path) -> dict[str, list[f
     return {name: [value, value, value, 1] for name, value in found.items()}
 
 
+def unshipped(folder: Path) -> Any:
+    """A maker of films of video-tiny's painter and a motion adapter in another folder."""
+    from pipelines.video_weights import load_maker
+
+    return load_maker(replace(BACKBONES["video-tiny"], weights=str(folder)), offline=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; print the report and put it into cards where --card names some."""
     from training.portrait_critic import write_section
@@ -404,6 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--modalities", default="voice,music,portrait,video")
     parser.add_argument("--backbone", nargs="*", default=(), help="modality=name or folder")
+    parser.add_argument("--adapter", type=Path, help="folder of a motion adapter, not yet shipped")
     parser.add_argument("--speech", type=Path, nargs="*", default=(), help="more neutral speech")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="make nothing after")
     parser.add_argument("--card", type=Path, nargs="*", default=(), help="README.md to write into")
@@ -413,8 +429,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--modalities: allowed {', '.join(READ)}, received {', '.join(unknown)}")
     backbones = dict(pair.split("=", 1) for pair in given.backbone)
     torch.set_flush_denormal(True)
+    options = {} if given.adapter is None else {"video": {"maker": unshipped(given.adapter)}}
     found = evaluate(
-        given.out, modalities, backbones=backbones, speech=given.speech, minutes=given.minutes
+        given.out,
+        modalities,
+        backbones=backbones,
+        options=options,
+        speech=given.speech,
+        minutes=given.minutes,
     )
     text = markdown(found)
     print(text)
