@@ -1,11 +1,12 @@
-"""Recipe of assets/samples: a sentence spoken by nobody, for tests, `affect demo` and first tries.
+"""Recipe of assets/samples: sentences spoken by nobody, for tests, `affect demo` and first tries.
 
-    python -m training.samples          # needs espeak-ng; about five seconds
+    python -m training.samples          # needs espeak-ng; about ten seconds
 
-espeak-ng says it. Rendered like that it is harsh and nearly monotonous, and unlike any recording:
-both readers of voices abstain. So it is edited as any voice here is (`pipelines.voice_render`):
-colour half way to that of neutral speakers, more melody, a little wandering of pitch and level,
-breath; then a short room and its noise. The critic then takes it for speech, and for neutral.
+speech.wav is the sample, storm.wav what the face in storm.toml says. espeak-ng says them. Rendered
+like that it is harsh and nearly monotonous, and unlike any recording: both readers of voices
+abstain. So it is edited as any voice here is (`pipelines.voice_render`): colour half way to that of
+neutral speakers, more melody, a little wandering of pitch and level, breath; then a short room and
+its noise. The critic then takes it for speech, and for neutral.
 
 The same espeak-ng gives the same bytes; another release may speak differently.
 """
@@ -30,6 +31,10 @@ from pipelines.voice_render import render
 TEXT = "The first train leaves at seven in the morning, and the last one comes back at ten."
 """Two phrases with nothing in them to be glad or sorry about."""
 NAME = "speech.wav"
+LINES = {
+    NAME: TEXT,
+    "storm.wav": "Listen. The wind has turned, and the boats are still out there.",
+}
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
 """DigitalSourceType of what rules made, without any training data."""
 
@@ -49,9 +54,9 @@ HISS = -62.0  # dB full scale, falling as 1/f
 SEED = 0
 
 
-def speech() -> tuple[Singles, int, str]:
-    """The sample: float32 (samples,) with a peak of 0.5, its Hz, and the name of the voice."""
-    plain, rate, name = speak(TEXT, speech="espeak", speaker=SPEAKER, language=ENGLISH)
+def speech(text: str = TEXT) -> tuple[Singles, int, str]:
+    """A sample: float32 (samples,) with a peak of 0.5, its Hz, and the name of the voice."""
+    plain, rate, name = speak(text, speech="espeak", speaker=SPEAKER, language=ENGLISH)
     rng = np.random.default_rng(SEED)
     analysis = analyse(plain, rate)
     said = analysis.voiced & analysis.speech
@@ -91,24 +96,28 @@ def in_a_room(sound: Singles, rate: int, rng: np.random.Generator) -> NDArray[np
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the sample and its row in the manifest."""
+    """Write the samples and their row in the manifest."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--assets", type=Path, default=ASSETS)
     options = parser.parse_args(arguments)
-    sound, rate, voice = speech()
-    records = {"parameters": f"{TEXT}\nVoice: {voice}", "digital_source": MADE}
-    with replacing(options.assets / "samples" / NAME) as path:
-        path.write_bytes(encode_sound(sound, rate, records))
+    for name, text in LINES.items():
+        sound, rate, voice = speech(text)
+        records = {"parameters": f"{text}\nVoice: {voice}", "digital_source": MADE}
+        with replacing(options.assets / "samples" / name) as path:
+            path.write_bytes(encode_sound(sound, rate, records))
+        print(f"{name}: {len(sound) / rate:.2f} s at {rate} Hz by {voice}")
     row = update(
         "samples",
         path="samples",
         licence="CC0-1.0",
-        source=f"spoken here by {voice}, whose output its GPL does not cover; nobody's voice",
-        recipe="python -m training.samples",
+        source=f"speech: by {voice}, whose output its GPL does not cover; nobody's voice; faces: "
+        "drawn by a program of this project, nobody's likeness; storm.toml: written here",
+        recipe="python -m training.samples; python -m training.draw_faces --out "
+        "assets/samples/faces",
         trained_on="",
         assets=options.assets,
     )
-    print(f"{NAME}: {len(sound) / rate:.2f} s at {rate} Hz by {voice}, {row['bytes']} bytes")
+    print(f"{row['bytes']} bytes")
 
 
 if __name__ == "__main__":
