@@ -12,6 +12,7 @@ from adapters.video_metrics import (
     flow,
     frame_difference,
     loop_gap,
+    measure,
     motion_speed,
     warping,
     warping_error,
@@ -109,6 +110,18 @@ def test_light_that_jumps_is_flicker_and_rising_light_is_not():
 def test_a_round_trip_closes_and_a_pan_does_not():
     assert loop_gap(ROUND) == pytest.approx(1, abs=0.2)
     assert loop_gap(PAN) > 2
+
+
+def test_one_pass_gives_the_figures_of_each_alone(monkeypatch):
+    found = measure(ROUND, FPS)
+    assert found["speed"] == pytest.approx(motion_speed(ROUND, FPS), rel=1e-4)
+    assert found["flicker"] == pytest.approx(flicker(ROUND), rel=1e-4)
+    assert found["warping"] == pytest.approx(warping_error(ROUND), rel=1e-4)
+    assert found["loop_gap"] == loop_gap(ROUND)
+    assert found["difference"] == frame_difference(ROUND)
+    # Nine pairs: two batches of four, and one of a single pair.
+    monkeypatch.setattr("adapters.video_metrics.BATCH", 4)
+    assert measure(ROUND, FPS) == pytest.approx(found, rel=1e-4)
 
 
 def test_decoded_frames_are_measured_alike():

@@ -38,13 +38,7 @@ from adapters.agreement import read_track
 from adapters.assets import ASSETS
 from adapters.files import replacing
 from adapters.reading import Reading
-from adapters.video_metrics import (
-    flicker,
-    frame_difference,
-    loop_gap,
-    motion_speed,
-    warping,
-)
+from adapters.video_metrics import measure
 from pipelines import BACKBONES, DEFAULTS, camera, generate
 from pipelines.request import Request
 from pipelines.take import Take
@@ -52,11 +46,11 @@ from training.video_evaluate_report import CURVES, NEUTRAL, markdown, summary, t
 
 Floats = NDArray[np.float64]
 
-SECONDS = {"video": 4.0, "portrait": 6.0, "voice": 0.0, "music": 36.0}
+SECONDS = {"video": 4.0, "portrait": 4.0, "voice": 0.0, "music": 36.0}
 """Lengths asked for; a voice is as long as its recording. Music needs windows of six seconds."""
 SUBJECTS = {
     "video": ("waves against a cliff", "a city street", "a forest", "a mountain lake"),
-    "portrait": ("closed.jpg", "beard.jpg", "smile.jpg"),
+    "portrait": ("closed.jpg", "beard.jpg"),
     "voice": ("speech.wav",),
     "music": ("",),
 }
@@ -188,20 +182,7 @@ def film_figures(frames: NDArray[np.uint8], fps: float) -> dict[str, dict[str, f
         "cross-fade": x[:1] * (1 - share) + x[-1:] * share,
         "moved still": torch.stack(list(moved)),
     }
-    return {name: clip_figures(clip, fps) for name, clip in clips.items()}
-
-
-def clip_figures(clip: torch.Tensor, fps: float) -> dict[str, float]:
-    """Flicker, warping error, occlusion, difference, speed and loop gap of a clip."""
-    found = warping(clip)
-    return {
-        "flicker": flicker(clip),
-        "warping": found.error,
-        "occluded": found.occluded,
-        "difference": frame_difference(clip),
-        "speed": motion_speed(clip, fps),
-        "loop_gap": loop_gap(clip),
-    }
+    return {name: measure(clip, fps) for name, clip in clips.items()}
 
 
 def read_portrait(take: Take, seconds: float) -> Read:
@@ -209,7 +190,8 @@ def read_portrait(take: Take, seconds: float) -> Read:
     from adapters.face_geometry import Landmarks
     from adapters.face_reader import FaceReader
     from adapters.motion_critic import load_portrait_critic
-    from pipelines.face_mesh import detect, measure
+    from pipelines.face_mesh import detect
+    from pipelines.face_mesh import measure as mesh_of
     from pipelines.media_video import decode_frames
 
     reader = load_portrait_critic("reader-portrait")
@@ -221,7 +203,7 @@ def read_portrait(take: Take, seconds: float) -> Read:
     photo = Image.open(take.request.inputs["image"]).convert("RGB")
     height, width = frames[0].shape[:2]
     face = detect(photo.resize((width, height), Image.Resampling.LANCZOS))[0]
-    meshes = [measure(pixels, face) for pixels in frames]
+    meshes = [mesh_of(pixels, face) for pixels in frames]
     seen = np.array([mesh is not None for mesh in meshes])
     last = np.maximum.accumulate(np.where(seen, np.arange(len(seen)), int(seen.argmax())))
     points = np.stack([getattr(meshes[i], "points", face.points) for i in last])
@@ -400,7 +382,7 @@ def _unrelated(rows: Sequence[Mapping[str, Any]], out: Path) -> dict[str, list[f
     if len({picture.shape for picture in pictures}) > 1:
         return {}
     clip = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-    found = clip_figures(clip, 8.0)
+    found = measure(clip, 8.0)
     return {name: [value, value, value, 1] for name, value in found.items()}
 
 
