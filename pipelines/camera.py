@@ -394,29 +394,6 @@ def move(
     return _frames(picture.clamp(0, 1), motions, frames)
 
 
-def paths(
-    height: int,
-    width: int,
-    seconds: float,
-    fps: float,
-    *,
-    kind: str,
-    tempo: ArrayLike,
-    generator: torch.Generator,
-    loop: bool = False,
-) -> torch.Tensor:
-    """Where `move` takes the points of a picture from: float32 (frames, height, width, 2).
-
-    Coordinates (x, y) as torch's `grid_sample` wants them (-1..1 is the picture, corners not
-    aligned), relative to the view at rest: without motion they are the points themselves. Drawn as
-    in `move`: the same generator state and arguments give the same motion. height, width: of the
-    grid, whose aspect is the picture's; any size. Errors as in `move`.
-    """
-    motions, frames = _prepared(seconds, fps, kind, tempo, generator, loop)
-    plan = torch.zeros(3, height, width)
-    return torch.stack([grid * MARGIN for grid, _ in _views(plan, motions, frames)])
-
-
 def _prepared(
     seconds: float,
     fps: float,

@@ -27,7 +27,6 @@ from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipelin
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from peft.tuners.lora import LoraLayer
-from torch.nn import functional
 
 from adapters.slider_file import read_slider
 
@@ -36,9 +35,6 @@ TEMPO = "tempo"
 
 SMOOTH = 2.0
 """Deviation, in frames, of the kernel that smooths what frames do not share of their noise."""
-
-FINE = 8
-"""Points a side that a latent cell's noise is summed from when it moves."""
 
 REACH = 24
 """Frames to each side that a frame of a long film looks at; trained lengths go up to 48."""
@@ -98,21 +94,15 @@ def frame_noise(
     share: float | torch.Tensor,
     generator: torch.Generator,
     *,
-    paths: torch.Tensor | None = None,
     loop: bool = False,
 ) -> torch.Tensor:
     """Standard normal noise (B, C, F, h, w), of which frames share a part.
 
     share: 0..1 of the variance common to all frames of a film, one number or (B,). The rest is
-        white in space and smooth in time. paths: (B, F, y, x, 2) where points of each frame come
-        from (`camera.paths`): the common part moves along. loop: the frame after the last is the
-        first again.
+        white in space and smooth in time. loop: the frame after the last is the first again.
     """
     batch, channels, frames, height, width = shape
-    if paths is None:
-        base = torch.randn(batch, channels, 1, height, width, generator=generator)
-    else:
-        base = _moved_noise(shape, paths, generator)
+    base = torch.randn(batch, channels, 1, height, width, generator=generator)
     reach = round(3 * SMOOTH)
     more = 0 if loop else 2 * reach
     own = torch.randn(batch, channels, frames + more, height, width, generator=generator)
@@ -127,28 +117,6 @@ def frame_noise(
     return common.sqrt() * base + (1 - common).sqrt() * own
 
 
-def _moved_noise(
-    shape: tuple[int, int, int, int, int], paths: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """One noise a film that moves along the paths of its points, (B, C, F, h, w).
-
-    Drawn FINE times finer than the latents, moved there, then summed over each cell: a cell that
-    moved by a part of its size keeps that part of its noise, and cells stay independent, which
-    interpolating the noise itself would not give (arXiv 2501.08331).
-    """
-    batch, channels, frames, height, width = shape
-    fine = torch.randn(batch, channels, FINE * height, FINE * width, generator=generator)
-    size = (FINE * height, FINE * width)
-    places = paths.reshape(batch * frames, *paths.shape[2:]).permute(0, 3, 1, 2).float()
-    places = functional.interpolate(places, size, mode="bicubic", align_corners=False)
-    places = places.permute(0, 2, 3, 1).reshape(batch, frames * size[0], size[1], 2)
-    moved = functional.grid_sample(fine, places, padding_mode="reflection", align_corners=False)
-    moved = moved.reshape(batch, channels, frames, *size).flatten(1, 2)
-    moved = functional.avg_pool2d(moved, FINE).reshape(shape) * FINE
-    # A magnified view repeats itself within a cell: brought back to variance 1 frame by frame.
-    return moved / moved.square().mean(dim=(1, 3, 4), keepdim=True).sqrt()
-
-
 def initial_noise(
     pipe: Any,
     frames: int,
@@ -157,25 +125,19 @@ def initial_noise(
     generator: torch.Generator,
     share: float,
     *,
-    paths: torch.Tensor | None = None,
     loop: bool = False,
 ) -> torch.Tensor:
     """Latents (1, C, F, h, w) for the `latents` of the pipeline's call.
 
     height, width: pixels. generator: a CPU generator. share: 0..1, see `frame_noise`; trained
-    with .8 to 1. paths: (F, y, x, 2) of `camera.paths` for these frames; the film then moves so.
+    with .8 to 1.
     """
     if not 0 <= share <= 1:
         msg = f"share: allowed 0 to 1, received {share}"
         raise VideoModelError(msg)
-    if paths is not None and len(paths) != frames:
-        msg = f"paths: expected one grid a frame, {frames}, received {len(paths)}"
-        raise VideoModelError(msg)
     scale = int(pipe.vae_scale_factor)
     shape = (1, int(pipe.unet.config.in_channels), frames, height // scale, width // scale)
-    ways = None if paths is None else paths[None]
-    noise = frame_noise(shape, share, generator, paths=ways, loop=loop)
-    return noise.to(pipe.device, pipe.unet.dtype)
+    return frame_noise(shape, share, generator, loop=loop).to(pipe.device, pipe.unet.dtype)
 
 
 @contextmanager

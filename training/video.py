@@ -8,12 +8,13 @@
 The painter stays as it is; a MotionAdapter (AnimateDiff, arXiv 2307.04725: attention over time
 alone, whose last layer starts at zero, so that the first step is the painter itself) and, jointly,
 a LoRA on its motion modules whose weight is the arousal of each frame, -1..1, learn to denoise
-clips of `training.video_data`. v-prediction with the painter's schedule and min-SNR weights; the
-noise of a clip's frames is shared as `pipelines.video_model.frame_noise` shares it, by a share
-drawn from .5 to 1, so that the share is a knob of the call. The loss counts what differs between
-the frames of a clip four times: it is quadratic, so the best answer is the same one, and motion is
-a small part of the plain loss. Clips are cut to 16 to 48 frames at the same cost a step, and their
-positions begin anywhere, so that no frame is special and films may be longer than clips.
+clips of `training.video_data`. v-prediction with the painter's schedule and min-SNR weights. The
+frames of a clip share most of their noise (`pipelines.video_model.frame_noise`), so that what the
+painter makes of it is one scene, and what a noisy film moves like is seen through the noise. The
+loss counts what differs between the frames of a clip ten times: it is quadratic, so the best answer
+is the same one, and motion is a small part of the plain loss. Clips are cut to 16 to 48 frames at
+the same cost a step, and their positions begin anywhere, so that no frame is special and films may
+be longer than clips.
 
 Using what comes out: `pipelines.video_model` (`load_video_tiny`, `initial_noise`, `film_length`).
 Limited by the clock; resumes where it stopped.
@@ -61,8 +62,8 @@ ADAPTER = {
 RANK = 16
 LENGTHS = ((16, 2), (24, 2), (32, 1), (48, 1))  # frames, clips: 32 to 48 pictures a step
 ODDS = (0.5, 0.2, 0.2, 0.1)
-SHARES = (0.8, 1.0)
-MOVING = 4.0
+OWN = 0.2  # largest share of the noise that a frame has to itself
+MOVING = 10.0
 
 
 def build(painter: Path) -> tuple[AnimateDiffPipeline, nn.ModuleList]:
@@ -147,15 +148,14 @@ def film_loss(
     latents: torch.Tensor,
     states: torch.Tensor,
     generator: torch.Generator,
-    paths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss and, for the log, the plain part of it that lies between frames.
 
     latents: (B, C, F, h, w). states: (B, tokens, width).
     """
     batch, _, frames = latents.shape[:3]
-    share = SHARES[0] + (SHARES[1] - SHARES[0]) * torch.rand(batch, generator=generator)
-    noise = frame_noise(tuple(latents.shape), share, generator, paths=paths)
+    share = 1 - OWN * torch.rand(batch, generator=generator).square()
+    noise = frame_noise(tuple(latents.shape), share, generator)
     steps = (torch.arange(batch) + torch.rand(batch, generator=generator)) * 1000
     steps = (steps / batch).long()[torch.randperm(batch, generator=generator)]
     target = scheduler.get_velocity(latents, noise, steps)
@@ -206,9 +206,6 @@ def train(data: Path, out: Path, painter: Path, minutes: float, *, seed: int = 0
         begin = int(torch.randint(clips.latents.shape[1] - frames + 1, (), generator=generator))
         clean = clips.latents[chosen, begin : begin + frames].float().transpose(1, 2)
         tempo = clips.tempo[chosen, begin : begin + frames]
-        # One in four without, so that the noise alone does not set the pace.
-        told_paths = torch.rand((), generator=generator) < 0.75
-        paths = clips.paths[chosen, begin : begin + frames].float() if told_paths else None
         room = ADAPTER["motion_max_seq_length"] - frames
         place = int(torch.randint(room, (), generator=generator))
         told = [
@@ -225,7 +222,7 @@ def train(data: Path, out: Path, painter: Path, minutes: float, *, seed: int = 0
         with torch.no_grad():
             states = pipe.text_encoder(tokens.input_ids).last_hidden_state
         with torch.autocast("cpu", torch.bfloat16), conditions(unet, tempo, place):
-            loss, moving = film_loss(unet, scheduler, clean, states, generator, paths)
+            loss, moving = film_loss(unet, scheduler, clean, states, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*plain, *lora], 1.0)
         optimizer.step()

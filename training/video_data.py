@@ -36,7 +36,6 @@ FPS = 8
 FRAMES = 48  # a clip is six seconds; training cuts its pieces from it
 SIDE = 128
 SHARD = 128
-PLACES = 16  # points a side at which the motion is kept
 
 _SCENES = (
     (("sea", "wave", "water", "lake", "pond", "river", "ship", "boat", "coast"), "waves", 0.85),
@@ -56,13 +55,11 @@ _CAMERAS = (
 class Clips:
     """latents: float16 (n, FRAMES, channels, grid, grid). tempo: float32 (n, FRAMES), -1..1.
 
-    paths: float16 (n, FRAMES, PLACES, PLACES, 2), where each frame takes its points from.
     rows: (n,) index of the picture; kinds: what moves in each.
     """
 
     latents: torch.Tensor
     tempo: torch.Tensor
-    paths: torch.Tensor
     rows: torch.Tensor
     kinds: tuple[str, ...]
 
@@ -119,23 +116,17 @@ def make_shard(
     channels = basis.components.shape[1]
     latents = torch.empty(SHARD, FRAMES, channels, grid, grid, dtype=torch.float16)
     tempo = torch.empty(SHARD, FRAMES)
-    paths = torch.empty(SHARD, FRAMES, PLACES, PLACES, 2, dtype=torch.float16)
     kinds = []
     for place, index in enumerate(chosen.tolist()):
         picture = (cache.crops([index], SHORT_SIDE, generator)[0] + 1) / 2
         kind = kind_of(rows[index].caption, generator)
         tempo[place] = tempo_of(FRAMES, generator)
-        again = generator.clone_state()
         frames = moved(picture, kind, tempo[place], generator)
-        paths[place] = camera.paths(
-            PLACES, PLACES, FRAMES / FPS, FPS, kind=kind, tempo=tempo[place].numpy(),
-            generator=again,
-        ).half()  # fmt: skip
         latents[place] = basis.encode(frames * 2 - 1).half()
         kinds.append(kind)
     with replacing(path) as fresh:
         save_file(
-            {"latents": latents, "tempo": tempo, "paths": paths, "rows": chosen}, fresh,
+            {"latents": latents, "tempo": tempo, "rows": chosen}, fresh,
             metadata={"kinds": json.dumps(kinds)},
         )  # fmt: skip
 
@@ -161,7 +152,7 @@ def load_clips(out: Path) -> Clips:
     kinds: list[str] = []
     for path in paths:
         kinds += json.loads(_metadata(path)["kinds"])
-    names = ("latents", "tempo", "paths", "rows")
+    names = ("latents", "tempo", "rows")
     tensors = (torch.cat([part[name] for part in parts]) for name in names)
     return Clips(*tensors, tuple(kinds))
 
