@@ -1,9 +1,9 @@
 """`affect demo` and `affect page`: something to look at.
 
 The demo makes a handful of pictures offline with the embedded model, a small grid, a re-rendered
-photo, some music, a voice and portraits, then writes `index.html` and prints its path. It takes the
-same road as every other verb: requests, `pipelines.generate`, takes. The page verb writes the same
-page for any folder of takes.
+photo, some music, a voice, portraits and, of all of these, a film, then writes `index.html` and
+prints its path. It takes the same road as every other verb: requests, `pipelines.generate`, takes.
+The page verb writes the same page for any folder of takes.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ PORTRAITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 SPEAKER = "closed.jpg"  # says the sample, as far as 2.5 s go
 SMALL = {"size": 288, "fps": 25}  # a demo is no place for a minute of rendering
+STORM = ASSETS / "samples" / "storm.toml"
 PAGE = "index.html"
 # A page of more pictures than this is slow to open; the newest are kept.
 MOST = 500
@@ -94,8 +95,9 @@ def demo(
     portrait: Annotated[
         str, typer.Option("--portrait", help="Model for the portraits: a name or a folder.")
     ] = make.DEFAULT_PORTRAIT,
+    film: Annotated[bool, typer.Option("--film/--no-film", help="A film at the end.")] = True,
 ) -> int:
-    """Make pictures, music, voices and portraits offline and a page of them; print its path."""
+    """Make one of everything offline, a film last, and a page of it all; print its path."""
     options = Options(out, device=device, offline=True)
     params: dict[str, Any] = {} if steps is None else {"steps": steps}
     sections, missing = [], 0
@@ -105,6 +107,10 @@ def demo(
         missing += failed
     for part_of, model in ((_music, composer), (_voice, voice), (_portraits, portrait)):
         made, failed = part_of(options, model, seed)
+        sections += made
+        missing += failed
+    if film:
+        made, failed = _film(options)
         sections += made
         missing += failed
     return _finish(sections, out, "Affect Studio: the same words, another mood", missing)
@@ -358,6 +364,32 @@ def _portraits(options: Options, backbone: str, seed: int) -> tuple[list[Section
     )
     section = Section(title="Portraits", text=text, cards=tuple(card_of(take) for take in takes))
     return [section], len(requests) - len(takes)
+
+
+def _film(options: Options) -> tuple[list[Section], int]:
+    from importlib.util import find_spec
+
+    from pipelines import DEFAULTS, resolve
+    from pipelines.film import request_of
+    from pipelines.film_scene import read_scene
+    from studio.models import is_here
+    from studio.page import Section, card_of
+
+    needed = ("image", "voice", "portrait", "music")
+    gone = [DEFAULTS[kind] for kind in needed if not is_here(resolve(DEFAULTS[kind], kind))]
+    if find_spec("mediapipe") is None:
+        gone.append("mediapipe")
+    if gone or not STORM.is_file():
+        note(f"demo: {gone[0] if gone else STORM.name} is not here, so no film is made")
+        return [], 0
+    request = request_of(read_scene(STORM))
+    takes = run([request], replace(options, ext="auto"), what="demo: a film", announce=False)
+    text = (
+        "One emotion over time, and everything follows it: pictures, a voice and the face that "
+        "says it, and music that steps back under the words. Each part is a take of its own."
+    )
+    section = Section(title="A film", text=text, cards=tuple(card_of(take) for take in takes))
+    return [section], 1 - len(takes)
 
 
 def sample_photo(name: str, out: Path) -> Path | None:

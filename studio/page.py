@@ -6,8 +6,8 @@ as hostile and escaped. Per take: the picture, the emotion asked, both readers a
 the asked intensity as a tick, seed, seconds and the command that makes it again. Music shows its
 piano roll, a voice its pitch before and after, both under the asked and the read emotion over time,
 and can be played, a voice beside the recording it was made of. A portrait that moves, and a video,
-is a player beside the picture of its course; a retouched photo stands beside what it was. A film has its player
-above the picture of all its tracks under the one curve that was asked.
+is a player beside the picture of its course; a retouched photo stands beside what it was. A film
+has its player above the picture of all its tracks under the one curve that was asked.
 
 The page deliberately does not know how takes are made or read; it is given finished ones. A bar
 says how a reader reads a work, never what a person feels.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 COLOURS = drawing.COLOURS
 # How many emotions a card lists: those asked for, then the strongest read, up to this many rows.
 ROWS = 4
+LONGEST_HEAD = 120  # characters of an emotion over a card; the file and its picture have all
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +327,20 @@ def _card(card: Card, folder: Path) -> str:
     return (
         f'<article class="{card.kind}" style="--c:{colour}">'
         f'{image}{above}<div class="body">'
-        f'<h3><span class="dot"></span>{html.escape(card.emotion)}</h3>'
+        f'<h3><span class="dot"></span>{html.escape(_headed(card.emotion))}</h3>'
         f"{within}{_chart(card)}"
         f'<p class="facts">{html.escape(" · ".join(card.facts))}</p>'
         f"<details><summary>Make it again</summary><p>{html.escape(card.prompt)}</p>"
         f"<code>{html.escape(card.command)}</code></details>"
         "</div></article>"
     )
+
+
+def _headed(emotion: str) -> str:
+    """An emotion as a heading: of a long course, such as a part of a film has, what begins it."""
+    if len(emotion) <= LONGEST_HEAD:
+        return emotion
+    return emotion[:LONGEST_HEAD].rpartition(";")[0] + "; …"
 
 
 def _chart(card: Card) -> str:
@@ -417,10 +425,10 @@ article:is(.portrait,.video)>a{flex:0 0 45%}
 article:is(.portrait,.video) img{aspect-ratio:8/5;height:100%;object-fit:contain;
 background:#fbfaf7}
 article.film{grid-column:1/-1;display:grid;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
-article.film video{width:100%;max-height:34rem;background:#000}
+article.film video{grid-column:1;grid-row:1;width:100%;max-height:34rem;background:#000}
 article.film>a{grid-column:1/-1;grid-row:2;border-top:1px solid var(--line)}
 article.film>a img{aspect-ratio:auto;object-fit:contain;background:#fbfaf7}
-article.film .body{grid-row:1}
+article.film .body{grid-column:2;grid-row:1}
 .player{display:flex;align-items:center;gap:.5rem;padding:.35rem 1rem 0;font-size:.8rem;
 color:var(--soft)}
 .player span{flex:none;width:3.2em}
@@ -431,7 +439,7 @@ article:has(.pair){grid-column:span 2}
 @media(max-width:56rem){article:is(.voice,.portrait,.video){flex-direction:column}
 article:is(.voice,.portrait,.video)>a,article:is(.portrait,.video) video{flex:none}}
 @media(max-width:56rem){article.film{grid-template-columns:1fr}article.film>a,
-article.film .body{grid-row:auto}}
+article.film .body{grid-column:1;grid-row:auto}}
 @media(max-width:38rem){article:has(.pair),article.music{grid-column:auto}}
 .body{padding:.85rem 1rem 1rem;display:flex;flex-direction:column;flex:1}
 h3{font-size:1rem;margin:0 0 .55rem;display:flex;align-items:center;gap:.5rem;

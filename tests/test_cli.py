@@ -666,7 +666,7 @@ def test_a_demo_without_pictures_fails_and_draws_no_sheet(
     hook = register_module_forward_pre_hook(full)
     try:
         # models of all else are not here: the demo then goes without them
-        arguments = ["demo", "--out", str(tmp_path / "out"), "-b", str(weights)]
+        arguments = ["demo", "--out", str(tmp_path / "out"), "-b", str(weights), "--no-film"]
         for other in ("--composer", "--voice", "--portrait"):
             arguments += [other, str(tmp_path)]
         assert run([*arguments, *FAST]) == 1
@@ -691,7 +691,7 @@ def test_demo_prints_a_page_whose_pictures_are_there(
     arguments = ["demo", "--out", str(out), "-b", str(weights), "--composer", str(composer)]
     monkeypatch.setattr("studio.demo.PORTRAITS", (("closed.jpg", "anger .9", {"seconds": 0.2}),))
     arguments += ["--portrait", str(tiny_portrait(tmp_path / "portrait"))]
-    assert run([*arguments, "--voice", str(voice), *FAST]) == 0
+    assert run([*arguments, "--voice", str(voice), "--no-film", *FAST]) == 0
     page = Path(capsys.readouterr().out.strip())
     links = re.findall(r'src="([^"]+)"', page.read_text(encoding="utf-8"))
     assert all((page.parent / link).is_file() for link in links)
