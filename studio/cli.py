@@ -30,6 +30,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "grid": ("studio.grid:app", "Emotions by levels in one batch, as a contact sheet.", "Make"),
     "remake": ("studio.remake:app", "Make a finished file again; any option overrides.", "Make"),
     "show": ("studio.show:app", "Everything a finished file says about itself.", "Look"),
+    "verify": ("studio.verify:app", "What a file says of its making, and if it holds.", "Look"),
+    "sign": ("studio.verify:sign_app", "A copy with content credentials (C2PA) of yours.", "Look"),
     "score": (
         "studio.score:app",
         "Let both readers read the emotion of a file.",
