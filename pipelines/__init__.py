@@ -145,7 +145,8 @@ BACKBONES: dict[str, Backbone] = {
             "animatediff",
             "Apache-2.0",
             0.5,
-            defaults={"guidance_scale": 4.0},
+            # Trained with .8 to 1 of the noise in common.
+            defaults={"guidance_scale": 4.0, "consistency": 0.9},
             call={"guidance_rescale": 0.7},
             base="image-tiny",
         ),

@@ -41,13 +41,15 @@ from pipelines.drawing import (
 Frames = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-WIDTH, HEIGHT = 1600, 1000
+WIDTH = 1600
 LEFT, RIGHT = 130.0, 1564.0
 SHOWN = 12
 """Frames in the strip."""
 EMOTIONS = 4
 """Rows of single emotions at most: those asked for most, then those read most."""
-STRIP = 96.0  # px a row of valence or arousal is tall
+TOP, STRIP, ROW, FOOT = 92.0, 96.0, 92.0, 52.0
+"""px: where pictures begin, how tall a row of valence or arousal is, one emotion's, the axis."""
+TALLEST = 260.0  # px of a frame in the strip
 FAINT = 0.02  # what is asked for or read below this on average has no row of its own
 
 
@@ -62,38 +64,37 @@ def draw(
     title: str = "",
     subtitle: str = "",
 ) -> Image.Image:
-    """Draw a film, RGB 1600 x 1000.
+    """Draw a film, RGB, 1600 wide and as tall as it needs.
 
     Args:
         frames: (n, H, W, 3); fps: of them.
         asked: valence and arousal that were asked for, None where nothing was; read: name -> how
             that reader reads them, at most two.
-        times: (m,) seconds of the readings. rows: name -> (m, 13) distributions, neutral first:
+        times: (m,) seconds of the readings. rows: name -> (m, 13) intensities, neutral first:
             "asked" and the names in `read`.
         title, subtitle: one line each.
     """
     total = max(len(frames) / fps, 1e-3)
-    sheet = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
+    names = emotions_of(rows)
+    wide, tall = _size(frames)
+    height = round(TOP + tall + 32 + 2 * (STRIP + 8) + 4 + len(names) * ROW + FOOT)
+    sheet = Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
     pen = ImageDraw.Draw(sheet)
     write(pen, (36, 30), fitted(title, 26, WIDTH - 72), 26, INK)
     shown = dict(list(read.items())[: len(READ)])
     write(pen, (36, 64), fitted(subtitle, 16, WIDTH - 540), 16, SOFT)
     legend(pen, RIGHT, 64, asked is not None, list(shown))
-    foot = HEIGHT - 52.0
-    names = emotions_of(rows)
-    below = 2 * (STRIP + 8) + len(names) * 62.0 + 20
-    top = 92.0 + _pictures(sheet, pen, (LEFT, 92.0, RIGHT, foot - below), frames, fps) + 12
+    _pictures(sheet, pen, frames, fps, (wide, tall))
+    top = TOP + tall + 32
     for name in ("valence", "arousal"):
         strip(pen, (LEFT, top, RIGHT, top + STRIP), name, total, asked, shown)
         top += STRIP + 8
     top += 4
-    tall = (foot - top) / max(1, len(names))
-    tall = min(tall, 110.0)
     for name in names:
-        box = (LEFT, top, RIGHT, top + tall - 8)
+        box = (LEFT, top, RIGHT, top + ROW - 8)
         _emotion(pen, box, name, times, rows, list(shown), total)
-        top += tall
-    seconds_axis(pen, (LEFT, top + 2, RIGHT, HEIGHT - 10.0), total)
+        top += ROW
+    seconds_axis(pen, (LEFT, top + 2, RIGHT, height - 10.0), total)
     return sheet.reduce(SCALE)
 
 
@@ -109,26 +110,33 @@ def emotions_of(rows: Mapping[str, Floats]) -> list[str]:
     return found[:EMOTIONS]
 
 
-def _pictures(
-    sheet: Image.Image, pen: ImageDraw.ImageDraw, box: Box, frames: Frames, fps: float
-) -> float:
-    """The strip of frames at even times; how tall it is."""
-    left, top, right, bottom = box
-    count = min(SHOWN, len(frames))
-    slot = (right - left) / count
+def _size(frames: Frames) -> tuple[float, float]:
+    """Width and height of a frame in the strip, px."""
+    slot = (RIGHT - LEFT) / min(SHOWN, len(frames))
     height, width = frames.shape[1:3]
-    wide = min(slot - 4, (bottom - top - 20) * width / height, 2.0 * width)
-    tall = wide * height / width
+    wide = min(slot - 4, TALLEST * width / height)
+    return wide, wide * height / width
+
+
+def _pictures(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    frames: Frames,
+    fps: float,
+    size: tuple[float, float],
+) -> None:
+    """The strip of frames at even times, each over the middle of the time that it is shown for."""
+    count = min(SHOWN, len(frames))
+    slot = (RIGHT - LEFT) / count
+    wide, tall = size
     for index in range(count):
-        # Each stands over the middle of the time that it is shown for.
         at = min(len(frames) - 1, int((index + 0.5) * len(frames) / count))
-        middle = left + slot * (index + 0.5)
-        place = scaled((middle - wide / 2, top, middle + wide / 2, top + tall))
+        middle = LEFT + slot * (index + 0.5)
+        place = scaled((middle - wide / 2, TOP, middle + wide / 2, TOP + tall))
         x0, y0, x1, y1 = (round(x) for x in place)
         picture = Image.fromarray(frames[at])
         sheet.paste(picture.resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS), (x0, y0))
-        write(pen, (middle, top + tall + 11), f"{at / fps:.1f} s", 13, SOFT, "mm")
-    return tall + 20
+        write(pen, (middle, TOP + tall + 11), f"{at / fps:.1f} s", 13, SOFT, "mm")
 
 
 def _emotion(
@@ -140,7 +148,7 @@ def _emotion(
     judges: list[str],
     total: float,
 ) -> None:
-    """One emotion over time: how much of it was asked for, and how probable it is to each judge."""
+    """One emotion over time: how much of it was asked for, and how strongly each judge reads it."""
     left, top, right, bottom = box
     column = LABELS.index(name)
     pen.rectangle(scaled(box), fill="#ffffff", outline=LINE, width=SCALE)

@@ -1,7 +1,7 @@
 """Pictures as the beginning of a film: stills that move, dissolve, and ends that meet.
 
-A brought photo or a few keyframes become a moving guide, which video-to-video then repaints. The
-camera's motion is slight: what is to move is the model's business. It knows no model.
+A brought photo or a few keyframes become a moving guide, which video-to-video then repaints. It
+knows no model.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from PIL import Image
 from pipelines.camera import move
 
 Frames = NDArray[np.uint8]
-
-MOVES = ("push", "sway", "breathe", "pull")
-"""Motions of the guide, of which the seed takes one: calm ones that keep the picture in view."""
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -40,6 +37,7 @@ def moved(
     tempo: NDArray[np.float64],
     seed: int,
     *,
+    kind: str,
     size: tuple[int, int],
     fps: float,
     loop: bool = False,
@@ -47,10 +45,10 @@ def moved(
     """Stills that move and dissolve one into the next: (T, 3, H, W) float32 in 0..1.
 
     stills: at even moments of the film, the first at its beginning and the last at its end (of a
-    loop the first again). tempo: (T,) arousal -1..1. All move alike, as seen by one camera.
+    loop the first again). tempo: (T,) arousal -1..1. kind: of motion, of `camera.KINDS`; all move
+    alike, as seen by one camera.
     """
     count = len(tempo)
-    kind = MOVES[seed % len(MOVES)]
     ways = [
         torch.stack(
             list(

@@ -33,6 +33,7 @@ from adapters.frame_steering import steer_frames
 from adapters.frames import FrameTrack, frame_times, region_mask, whole_frames
 from pipelines import resolve
 from pipelines.belongings import Belongings
+from pipelines.camera import kind_for
 from pipelines.painter import Painter, PaintError, Sitting, repaint
 from pipelines.video import CLASSES, VideoParams
 from pipelines.video_guide import closed, fitted, moved
@@ -376,8 +377,15 @@ class VideoMaker:
         if guide is None:
             arguments |= {"num_frames": len(times), "latents": noise}
         else:
-            tempo = np.clip(params.tempo * self.arousal(scene, times), -1, 1)
-            film = moved(guide, tempo, scene.seed, size=size, fps=params.fps, loop=params.loop)
+            film = moved(
+                guide,
+                np.clip(params.tempo * self.arousal(scene, times), -1.0, 1.0),
+                scene.seed,
+                kind=kind_for(scene.prompt),
+                size=size,
+                fps=params.fps,
+                loop=params.loop,
+            )
             strength = min(1.0, max(repaint(params.keep), 1.0001 / params.steps))
             arguments["strength"] = strength
             arguments["latents"] = self._noised(film, noise, params.steps, strength, chunk)

@@ -232,7 +232,7 @@ class Session:
             reading = reading_of(made, read, extra)
             report(None)
             spent = made.seconds + time.monotonic() - begun
-            return write(made, reading, self.out, spent)
+            return write(made, read, reading, self.out, spent)
 
         for event in self._timed(work):
             yield event if isinstance(event, Take) else self._step("read")

@@ -209,13 +209,19 @@ def _step(times: Floats) -> float:
 # Files -------------------------------------------------------------------------------------------
 
 
-def write(made: Made, reading: Mapping[str, Any], out: Path, seconds: float) -> Take:
+def write(
+    made: Made,
+    reader: Sequence[Reading] | None,
+    reading: Mapping[str, Any],
+    out: Path,
+    seconds: float,
+) -> Take:
     """Write the film as the take and the picture of its course beside it, both or none."""
     from pipelines.media import encode_image
     from pipelines.media_video import encode_video, label_video
 
     data = encode_video(iter(made.frames), made.job.params.fps)
-    picture = figure(made, reading)
+    picture = figure(made, reader, reading)
     height, width = made.frames.shape[1:3]
     return write_take(
         made.job.request.changed(weights=made.weights),
@@ -230,25 +236,25 @@ def write(made: Made, reading: Mapping[str, Any], out: Path, seconds: float) -> 
     )
 
 
-def figure(made: Made, reading: Mapping[str, Any]) -> Image:
+def figure(made: Made, reader: Sequence[Reading] | None, reading: Mapping[str, Any]) -> Image:
     """The picture of a film: its frames, the emotion asked and read over time."""
     from pipelines.video_figure import draw
 
-    judges = [name for name in reading["over_time"] if name not in ("times", "asked")]
+    judges = {one[0].reader: one for one in (made.critic, reader) if one}
+    rows = {"asked": asked_rows(made.job, made.times)}
+    for name, readings in judges.items():
+        strength = np.array([one.intensities for one in readings])
+        rows[name] = np.hstack([1 - strength.max(axis=1, keepdims=True), strength])
     return draw(
         made.frames,
         made.job.params.fps,
         asked=asked_curve(made.job) if made.job.moved else None,
         times=made.times,
-        rows={name: np.asarray(reading["over_time"][name]) for name in ("asked", *judges)},
-        read={name: _curve(reading["curve"], name) for name in judges},
+        rows=rows,
+        read=curves_of(made.times, judges),
         title=_title(made.job),
         subtitle=_facts(made, reading),
     )
-
-
-def _curve(told: Mapping[str, Any], name: str) -> Curve:
-    return Curve.of(told["times"], told[name]["valence"], told[name]["arousal"])
 
 
 def _title(job: Job) -> str:

@@ -66,7 +66,7 @@ def _whole(row: Backbone) -> Any:
             raise ValueError(msg)
         # Wan's documentation asks for an autoencoder in full precision.
         parts = {"default": dtype, "vae": torch.float32} if name.startswith("Wan") else dtype
-        return DiffusionPipeline.from_pretrained(weights, torch_dtype=parts, **source)
+        return DiffusionPipeline.from_pretrained(weights, dtype=parts, **source)
 
     return load
 
@@ -123,7 +123,7 @@ def _adapter(row: Backbone, dtype: Any, *, offline: bool | None) -> Any:
     try:
         return MotionAdapter.from_pretrained(
             row.weights,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             revision=row.revision,
             local_files_only=here or is_offline(offline) or not hub_answers(row),

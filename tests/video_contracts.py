@@ -49,13 +49,8 @@ SHORT = {"seconds": 0.75, "fps": 8, "steps": 2, "guidance_scale": 3.0, "consiste
 RAMP = "0s fear 0; 0.75s fear 1"
 SIDE = {"animatediff": 32, "ltx": 32}
 #: Knobs that a family has no use for: None where nothing happens, else what the error names.
-DEAF = {
-    "animatediff": {},
-    "wan21": {"tempo": None, "keep": None, "consistency": "consistency", "keyframes": "keyframes"},
-    "wan22": {"tempo": None, "keep": None, "consistency": "consistency", "keyframes": "keyframes"},
-    "wan-i2v": {"tempo": None, "keep": None, "consistency": "consistency", "keyframes": "keyframes"},
-    "ltx": {"tempo": None, "keep": None, "consistency": "consistency", "keyframes": "keyframes"},
-}  # fmt: skip
+_WHOLE = {"tempo": None, "keep": None, "consistency": "consistency", "keyframes": "keyframes"}
+DEAF = {"animatediff": {}, **dict.fromkeys(("wan21", "wan22", "wan-i2v", "ltx"), _WHOLE)}
 
 
 @cache
@@ -159,20 +154,19 @@ def plain_film(maker, seed=7):
     call["generator"] = torch.Generator().manual_seed(seed)
     if maker.by_frame:
         from pipelines.video_maker import Scene
-        from pipelines.video_unet import rescaled
+        from pipelines.video_unet import decoded, rescaled
 
         scene = Scene(PROMPT, asked.emotion, seed, 6)
         call["latents"] = maker._noise(scene, 6, (params.width, params.height), params)
         with rescaled(maker.pipe, 0.7):
-            pixels = maker.pipe(**call, output_type="np").frames[0]
-    else:
-        if family == "wan-i2v":
-            from pipelines.video_guide import fitted
+            return decoded(maker.pipe, maker.pipe(**call, output_type="latent").frames).astype(int)
+    if family == "wan-i2v":
+        from pipelines.video_guide import fitted
 
-            call["image"] = fitted(Image.open(photo()), (params.width, params.height))
-        if family == "ltx":
-            call["frame_rate"] = params.fps
-        pixels = maker.pipe(**call, output_type="np").frames[0]
+        call["image"] = fitted(Image.open(photo()), (params.width, params.height))
+    if family == "ltx":
+        call["frame_rate"] = params.fps
+    pixels = maker.pipe(**call, output_type="np").frames[0]
     return np.round(np.clip(np.asarray(pixels)[:6], 0, 1) * 255).astype(int)
 
 
