@@ -376,7 +376,8 @@ def move(
     """Yield the frames of a moving picture, each (3, H, W) in 0..1 like the picture.
 
     Args:
-        picture: (3, H, W) float, 0..1, at least 8 pixels a side.
+        picture: (3, H, W) float, 0..1, at least 8 pixels a side; or a film (frames, 3, H, W),
+            whose own frames are then seen so.
         seconds, fps: above 0; there are round(seconds * fps) frames, at least one.
         kind: one of KINDS, or several joined by "+".
         tempo: (frames,) arousal -1 (slow, small) .. 1 (fast, wide), or one number for all.
@@ -387,11 +388,18 @@ def move(
     Raises:
         CameraError: for anything else, in one line.
     """
-    if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < 8:
+    if picture.ndim not in (3, 4) or picture.shape[-3] != 3 or min(picture.shape[-2:]) < 8:
         msg = f"picture: expected (3, H, W) from 8 pixels a side, received {tuple(picture.shape)}"
         raise CameraError(msg)
     motions, frames = _prepared(seconds, fps, kind, tempo, generator, loop)
-    return _frames(picture.clamp(0, 1), motions, frames)
+    if picture.ndim == 4 and len(picture) != frames:
+        msg = (
+            f"picture: {seconds:g} s at {fps:g} frames a second are {frames} frames, "
+            f"received a film of {len(picture)}"
+        )
+        raise CameraError(msg)
+    film = picture if picture.ndim == 4 else picture.expand(frames, -1, -1, -1)
+    return _frames(film.clamp(0, 1), motions)
 
 
 def _prepared(
@@ -426,29 +434,22 @@ def _prepared(
     return [_MOTIONS[name](clock) for name in names], frames
 
 
-def _views(
-    picture: torch.Tensor, motions: list[_Motion], frames: int
-) -> Iterator[tuple[torch.Tensor, _View]]:
-    """What each frame takes from where, (H, W, 2), and what else its view holds."""
-    height, width = picture.shape[1:]
+def _frames(film: torch.Tensor, motions: list[_Motion]) -> Iterator[torch.Tensor]:
+    height, width = film.shape[2:]
     side = min(height, width)
-    rows = (torch.arange(height, device=picture.device) + 0.5 - height / 2) / side
-    columns = (torch.arange(width, device=picture.device) + 0.5 - width / 2) / side
+    rows = (torch.arange(height, device=film.device) + 0.5 - height / 2) / side
+    columns = (torch.arange(width, device=film.device) + 0.5 - width / 2) / side
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     share = y * side / height + 0.5
-    for i in range(frames):
+    for i, picture in enumerate(film):
         view = _View(x, y, share)
         for motion in motions:
             motion(view, i)
         sine, cosine = math.sin(view.roll), math.cos(view.roll)
         right = (cosine * x + sine * y) / view.zoom + view.right
         down = (cosine * y - sine * x) / view.zoom + view.down
-        yield torch.stack([right * (2 * side / width), down * (2 * side / height)], dim=-1), view
-
-
-def _frames(picture: torch.Tensor, motions: list[_Motion], frames: int) -> Iterator[torch.Tensor]:
-    for grid, view in _views(picture, motions, frames):
         # What little lies outside is mirrored: no move shows a border.
+        grid = torch.stack([right * (2 * side / width), down * (2 * side / height)], dim=-1)
         frame = functional.grid_sample(
             picture[None], grid[None].to(picture), mode="bicubic", padding_mode="reflection",
             align_corners=False,
