@@ -87,7 +87,8 @@ def landmarks(rig: Rig, motion: Motion) -> np.ndarray:
     pixels = np.concatenate([pixels, own]).reshape(len(pixels) + 2, -1)
     points = np.empty((len(motion), len(frame.points), 2), np.float32)
     (curves, turn, shares), *_ = rig._plan(motion, len(motion))
-    weights = np.concatenate([rig._tempered(curves).cpu().numpy(), shares.cpu().numpy()], 1)
+    tempered = rig._tempered(curves, shares[:, :1])
+    weights = np.concatenate([tempered.cpu().numpy(), shares.cpu().numpy()], 1)
     points[:] = frame.points + (weights @ pixels).reshape(points.shape)
     for i, place in enumerate(frame.points):
         points[:, i] += rig.fields.carried(turn, place, float(frame.depth[i])).cpu().numpy()
