@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from adapters import facs
 from adapters.emotion import VAD
-from adapters.face_geometry import Landmarks
+from adapters.face_geometry import Landmarks, drift
 from adapters.face_motion import Motion, to_csv
 from adapters.reading import LABELS, Reading
 from pipelines.curve import Curve
@@ -39,8 +39,6 @@ Floats = NDArray[np.float64]
 
 POINTS = 400
 """Most points of a curve over time."""
-_BONE = (33, 133, 362, 263, 168, 6, 197, 195, 127, 356)
-"""Points that no expression moves: corners of the eyes, bridge of the nose, temples."""
 _APART = 0.1  # s by which sound and film may differ without a note
 
 
@@ -170,29 +168,12 @@ def reading_of(
         "reader": heard.to_json() if heard is not None else None,
         "curve": None if job.params.still else curve_json(curves),
         "motion": _motion_json(made, film),
-        "identity": identity_drift(film),
+        "identity": float(drift(found).mean()) if (found := film.landmarks) is not None else None,
         "consent": consent_of(job.request),
     }
     if notes := notes_of(made, film):
         reading["notes"] = notes
     return reading
-
-
-def identity_drift(film: Film) -> float | None:
-    """Mean distance, in eye distances, of points over bone from where the head's move puts them.
-
-    The mesh of every measured frame is laid on that of the photo (similarity); what is left of
-    points that no expression moves tells whether it is still the same face. None: not measured.
-    """
-    found = film.landmarks
-    if found is None:
-        return None
-    meshes, rest = (part[..., list(_BONE), :] for part in (found.frames, found.rest))
-    unit = float(np.hypot(*(found.rest[473] - found.rest[468])))
-    a = (meshes - meshes.mean(axis=1, keepdims=True)) @ np.array([1, 1j])
-    b = (rest - rest.mean(axis=0)) @ np.array([1, 1j])
-    turn = (np.conj(a) * b).sum(axis=1) / (np.conj(a) * a).sum(axis=1)
-    return float(np.abs(turn[:, None] * a - b).mean() / max(unit, 1e-6))
 
 
 def _motion_json(made: Made, film: Film) -> dict[str, Any]:
