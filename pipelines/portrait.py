@@ -327,7 +327,7 @@ def check_style(folder: str) -> Path:
     if not (path / ADAPTER).is_file():
         msg = (
             f"lora: {path} has no {ADAPTER}; give a folder that "
-            "`python -m training.portrait_lora` has written"
+            "`affect train lora --modality portrait` has written"
         )
         raise ParamError(msg)
     return path

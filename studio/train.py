@@ -1,9 +1,9 @@
 """`affect train lora`: teach a model a style from files of one's own.
 
-The recipes are training.music_lora and training.voice_lora; this file collects what was typed,
-tells on stderr what the files held and how the held-out loss falls, and prints the folder of the
-adapter. Sliders of images are trained by `python -m training.lora`, whose many knobs are not for
-the command line.
+The recipes are training.music_lora, voice_lora and portrait_lora; this file collects what was
+typed, tells on stderr what the files held and how the held-out loss falls, and prints the folder of
+the adapter. Sliders of images are trained by `python -m training.lora`, whose many knobs are not
+for the command line.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from studio.console import note, result, result_json
 from studio.run import no_bars, quiet_libraries
 
 Modality = Annotated[
-    Literal["music", "voice"], typer.Option("--modality", help="What kind of model.")
+    Literal["music", "voice", "portrait"], typer.Option("--modality", help="What kind of model.")
 ]
 Data = Annotated[
     Path,
     typer.Option(
         "--data",
-        help="Folder, at any depth, of MIDI files (.mid), or of recordings of the same sentences: "
-        "NAME_neutral.wav, NAME_anger.wav, ... (WAV, FLAC, MP3).",
+        help="Folder, at any depth: of MIDI files (.mid) for music; of recordings of the same "
+        "sentences, NAME_neutral.wav, NAME_anger.wav, ... (WAV, FLAC, MP3) for voices; of "
+        "recordings of Live Link Face, NAME.csv, NAME_anger.csv, ..., for portraits.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the adapter that is written.")]
 Backbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", help="The model: a name or a folder; music-tiny or voice-tiny when not given."
+        "--backbone", help="The model: a name or a folder; the embedded one when not given."
     ),
 ]
 Minutes = Annotated[
@@ -45,7 +46,7 @@ Steps = Annotated[
         "--steps",
         metavar="N",
         min=1,
-        help="Optimiser steps, at most; 300 for music, 600 for voice.",
+        help="Optimiser steps, at most; 300 for music, 600 for voices, 400 for portraits.",
     ),
 ]
 Rank = Annotated[int, typer.Option("--rank", metavar="N", min=1, max=64, help="Size of a style.")]
@@ -91,7 +92,7 @@ def lora(
     import torch
 
     torch.set_flush_denormal(True)  # tiny moments and gradients run an order slower on a CPU
-    learn = _music if modality == "music" else _voice
+    learn = {"music": _music, "voice": _voice, "portrait": _portrait}[modality]
     # Recipes echo their log to stdout; here stdout is for the result alone.
     with contextlib.redirect_stdout(sys.stderr):
         figures = learn(
@@ -156,4 +157,33 @@ def _voice(
         )
     if not shown:
         note("it is not shown to know the style better than the plain model: record more sentences")
+    return figures
+
+
+def _portrait(
+    data: Path,
+    folder: Path,
+    base: str,
+    out: Path,
+    *,
+    minutes: float,
+    steps: int | None,
+    resume: bool,
+    **given: Any,
+) -> dict[str, Any]:
+    from training.portrait_lora import LoraSettings, train_lora
+
+    no_bars()
+    settings = LoraSettings(minutes=minutes or 600.0, steps=steps or 400, **given)
+    figures: dict[str, Any] = train_lora(
+        data, backbone=folder, out=out, settings=settings, base=base, resume=resume, tell=note
+    )
+    low, high = figures["gain_interval"]
+    note(
+        f"{figures['left_before']:.3f} -> {figures['left_after']:.3f} of what the face does beyond "
+        f"the textbook's muscles is left in {figures['seconds_unseen']} held-out seconds (gain "
+        f"{figures['left_before'] - figures['left_after']:.3f}, 95 % {low:.3f} to {high:.3f})"
+    )
+    if low <= 0:
+        note("it is not shown to know the face better than the plain model: record more of it")
     return figures

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from adapters.assets import ASSETS
 from adapters.music_adapter import check_adapter
 from adapters.piece import Piece
 from pipelines.media_midi import encode_midi
+from pipelines.take import Take
 from pipelines.voice_model import VoicePipeline
 from studio.cli import run
+from tests.test_training_portrait_lora import record
 from tests.test_training_voice import recordings
 from tests.test_voice_model import tiny
-from tests.tiny import tiny_composer
+from tests.tiny import tiny_composer, tiny_portrait
 
 QUICK = ["--steps", "2", "--rank", "2"]
 
@@ -132,3 +135,46 @@ def test_recordings_that_teach_nothing_are_told_in_one_line(
     assert told in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_face_is_learned_and_worn_by_a_portrait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Live Link Face recordings -> LoRA -> a film, all from the command line."""
+    pytest.importorskip("mediapipe", reason="faces are found by mediapipe (extra: portrait)")
+    weights = tiny_portrait(tmp_path / "portrait")
+    for name in ("one", "two_anger"):
+        record(tmp_path / "face", name)
+    (tmp_path / "face" / "prices.csv").write_text("day,price\n1,2\n")
+    style = tmp_path / "me"
+    command = ["train", "lora", "--modality", "portrait", "--data", str(tmp_path / "face"),
+               "--backbone", str(weights), "--out", str(style), *QUICK]  # fmt: skip
+    assert run([*command, "--rate", ".05"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{style}\n"
+    assert "left out: prices.csv" in said.err
+    assert "held-out seconds" in said.err
+    card = json.loads((style / "adapter.json").read_text())
+    assert card["backbone"] == "portrait"
+    assert str(tmp_path) not in (style / "adapter.json").read_text()
+    make = ["make", "portrait", "-i", str(ASSETS / "samples" / "faces" / "cartoon.jpg"),
+            "--seconds", ".2", "--steps", "1", "--size", "256", "--seed", "1",
+            "-b", str(weights), "-o", str(tmp_path / "out")]  # fmt: skip
+    takes = []
+    for more in ([], ["--lora", str(style)]):
+        assert run([*make, *more]) == 0
+        takes.append(Take.read(Path(capsys.readouterr().out.strip())))
+    plain, worn = (take.request.weights for take in takes)
+    assert worn.startswith(f"{plain}+")
+
+    assert run(command) == 2
+    assert "holds a finished adapter" in capsys.readouterr().err
+    short = tmp_path / "short"
+    record(short, "one", 3.0)
+    for data, told in ((short, "record 20 s or more"), (tmp_path / "none", "is no folder")):
+        command[5], command[9] = str(data), str(tmp_path / "x")
+        assert run(command) == 2
+        said = capsys.readouterr()
+        assert told in said.err
+        assert said.err.count("\n") == 1
+        assert not (tmp_path / "x").exists()

@@ -64,13 +64,16 @@ def test_a_style_is_learned_and_worn(folder: Path, tmp_path: Path) -> None:
     settings = LoraSettings(rank=4, steps=60, check=20, batch=4, frames=48, rate=1e-2)
     figures = train_lora(
         folder,
-        model=tmp_path / "model",
+        backbone=tmp_path / "model",
         out=tmp_path / "me",
         settings=settings,
         tell=lambda _: None,
     )
     assert figures["kept"]
-    assert figures["left"] < 0.8 * figures["left_before"]
+    assert figures["left_after"] < 0.8 * figures["left_before"]
+    low, high = figures["gain_interval"]
+    assert 0 < low < figures["left_before"] - figures["left_after"] < high
+    assert figures["seconds_unseen"] == 3  # a tenth of each recording of 12 s
     assert json.loads((tmp_path / "me" / "adapter.json").read_text()) == figures
     pipe = PortraitPipeline.load(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
@@ -92,7 +95,39 @@ def test_a_style_is_learned_and_worn(folder: Path, tmp_path: Path) -> None:
     assert abs(worn - 0.3) < abs(plain - 0.3)
     assert brow() == plain
     with pytest.raises(StyleError, match="another folder"):
-        train_lora(folder, model=tmp_path / "model", out=tmp_path / "me", tell=lambda _: None)
+        train_lora(folder, backbone=tmp_path / "model", out=tmp_path / "me", tell=lambda _: None)
+
+
+def test_what_cannot_be_learned_changes_nothing(tmp_path: Path) -> None:
+    """Noise without a mean: what is written is worn without a trace, and the card says so."""
+    model = tiny()
+    torch.nn.init.zeros_(model.denoiser.leave.weight)
+    torch.nn.init.zeros_(model.denoiser.leave.bias)
+    model.save(tmp_path / "model", dtype=torch.float32)
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        # a face that went one way while it was learned and the other way when it is asked
+        way = np.where(np.arange(360) < 288, 1.0, -1.0)[:, None]
+        curves = np.clip(0.5 + 0.4 * way + 0.02 * rng.normal(size=(360, 52)), 0, 1)
+        (tmp_path / "face").mkdir(exist_ok=True)
+        write_csv(tmp_path / "face" / f"{k}.csv", Motion(curves, np.zeros((360, 3)), 30))
+    settings = LoraSettings(rank=2, steps=4, check=2, batch=2, frames=32, rate=1e-4)
+    figures = train_lora(
+        tmp_path / "face", backbone=tmp_path / "model", out=tmp_path / "me", settings=settings,
+        tell=lambda _: None,
+    )  # fmt: skip
+    assert not figures["kept"]
+    assert figures["left_after"] == figures["left_before"] == 1
+
+
+def test_a_stopped_run_is_gone_on_with_only_when_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(StyleError, match="--resume") as error:
+        train_lora(folder, backbone=tmp_path, out=tmp_path, tell=lambda _: None)
+    assert "\n" not in str(error.value)
+    for wrong in ({"rank": 0}, {"minutes": 0}):
+        with pytest.raises(StyleError, match="allowed"):
+            LoraSettings(**wrong)
 
 
 def test_too_little_is_told(tmp_path: Path) -> None:
@@ -100,8 +135,21 @@ def test_too_little_is_told(tmp_path: Path) -> None:
     with pytest.raises(StyleError, match="20 s") as error:
         read_folder(tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(StyleError, match="0 CSV"):
+    with pytest.raises(StyleError, match="is no folder"):
         read_folder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StyleError, match="0 CSV"):
+        read_folder(tmp_path / "empty")
+
+
+def test_tables_of_other_things_are_left_out(folder: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    record(tmp_path / "deeper", "long", 21.0)
+    (tmp_path / "prices.csv").write_text("day,price\n1,2\n")
+    (rows,) = read_folder(tmp_path, told.append)
+    assert len(rows.rest) == pytest.approx(630, abs=2)
+    assert len(told) == 1
+    assert told[0].startswith("left out: prices.csv")
 
 
 def test_rows_follow_the_clock_of_the_recording(tmp_path: Path) -> None:

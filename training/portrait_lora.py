@@ -2,19 +2,21 @@
 
     FOLDER/NAME.csv   FOLDER/NAME_anger.csv   ...   with NAME.wav beside it where there was speech
 
-    python -m training.portrait_lora FOLDER --model assets/models/portrait-tiny --out styles/me
+    affect train lora --modality portrait --data FOLDER --out styles/me
 
 A recording's name may end in a core emotion; how strong it is, is read from how far the face goes
 towards that emotion's muscles. Low-rank matrices on attention and feed-forward layers are trained
 (Hu et al. 2021), the model is not touched. Blinks and eyes are left alone, the place of the camera
-is taken out. The end of every recording is held out and decides: what is written are the matrices
-that explain it best, so a folder that teaches nothing yields an adapter that changes nothing. An
-ordinary diffusers adapter is written, which `PortraitPipeline.wearing` puts on.
+is taken out. The end of every recording is held out; its first half decides when the face is known:
+what is written are the matrices that explain it best, so a folder that teaches nothing yields an
+adapter that changes nothing. Its second half, which decided nothing, says in the card how much was
+learned. An ordinary diffusers adapter is written, which `PortraitPipeline.wearing` puts on.
+
+It deliberately does not know how an adapter is chosen by a person.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,14 +24,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters import facs
 from adapters.emotion import CORE
 from adapters.face_life import eased
-from adapters.face_motion import ARKIT, read_csv
+from adapters.face_motion import ARKIT, MotionError, read_csv
 from adapters.files import replacing
+from adapters.metrics import bootstrap
 from adapters.voice_analysis import RATE
+from pipelines.media_records import MediaError
 from pipelines.media_sound import load_sound
 from pipelines.portrait_model import (
     ADAPTER,
@@ -44,10 +49,13 @@ from pipelines.portrait_sound import FPS, hear, silence
 from training.portrait import Settings, fit_model
 from training.portrait_data import Row, bent, collated
 
+Floats = NDArray[np.float64]
+
 SOUNDS = (".wav", ".flac", ".mp3")
 LAYERS = ["to_q", "to_k", "to_v", "to_out", "up", "down"]
 HELD_SHARE = 0.2
 LEAST_SECONDS = 20.0
+MOST_FILES = 2000
 CARD = "adapter.json"
 
 _EYES = [k for k, name in enumerate(ARKIT) if name.startswith(("eyeBlink", "eyeLook"))]
@@ -70,16 +78,37 @@ class LoraSettings:
     frames: int = 96
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("rank", "steps", "check", "batch", "frames"):
+            if getattr(self, name) < 1:
+                msg = f"{name}: allowed 1 or more, received {getattr(self, name)}"
+                raise StyleError(msg)
+        if not (self.minutes > 0 and self.rate > 0):
+            msg = f"minutes, rate: allowed above 0, received {self.minutes:g}, {self.rate:g}"
+            raise StyleError(msg)
 
-def read_folder(folder: Path | str) -> list[Row]:
-    """One row a recording, at 30 frames a second.
+
+def read_folder(folder: Path | str, tell: Callable[[str], None] = print) -> list[Row]:
+    """One row a recording, at 30 frames a second; what cannot be used is told and left out.
 
     Raises:
-        StyleError: no folder, no recordings, or under 20 seconds of them.
-        MotionError: a CSV that holds no curves.
+        StyleError: no folder, no recordings, too many, or under 20 seconds of them.
     """
-    paths = sorted(Path(folder).glob("*.csv"))
-    rows = [make_row(path) for path in paths]
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f"data: {folder} is no folder; give one with recordings of Live Link Face (.csv)"
+        raise StyleError(msg)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".csv")
+    if len(paths) > MOST_FILES:
+        msg = f"data: {folder} holds {len(paths)} CSV; allowed 1 to {MOST_FILES}"
+        raise StyleError(msg)
+    rows = []
+    for path in paths:
+        try:
+            rows.append(make_row(path))
+        except (MotionError, MediaError) as error:
+            tell(f"left out: {path.relative_to(folder)}: {error}")
     seconds = sum(len(row.rest) for row in rows) / FPS
     if seconds < LEAST_SECONDS:
         msg = (
@@ -163,11 +192,30 @@ class Crops:
         return collated(chosen)
 
 
-@torch.no_grad()
 def rest_left(model: PortraitDenoiser, rows: Sequence[Row]) -> tuple[float, float]:
     """(share of the squares beyond the plan that E[y] leaves, correlation of both)."""
+    true, guess = zip(*_guessed(model, rows), strict=True)
+    one, two = np.concatenate(true), np.concatenate(guess)
+    left = float(((one - two) ** 2).sum() / max(float((one**2).sum()), 1e-9))
+    return left, float(np.corrcoef(one, two)[0, 1]) if two.std() > 1e-9 else 0.0
+
+
+def seconds_left(model: PortraitDenoiser, rows: Sequence[Row]) -> Floats:
+    """(N, 2) of each second of the rows: squares that E[y] leaves, squares in all."""
+    whole = int(FPS)
+    parts = [
+        cut(row, first, first + whole)
+        for row in rows
+        for first in range(0, len(row.rest) - whole + 1, whole)
+    ] or list(rows)
+    return np.array([[((a - b) ** 2).sum(), (a**2).sum()] for a, b in _guessed(model, parts)])
+
+
+@torch.no_grad()
+def _guessed(model: PortraitDenoiser, rows: Sequence[Row]) -> list[tuple[Floats, Floats]]:
+    """What moves beyond the plan in each row, and what the model expects of it; known ones only."""
     model.eval()
-    true, guess = [], []
+    found = []
     for row in rows:
         batch = collated([row])
         zero = torch.zeros_like(batch["rest"])
@@ -183,27 +231,36 @@ def rest_left(model: PortraitDenoiser, rows: Sequence[Row]) -> tuple[float, floa
         )
         keep = batch["known"][0].numpy() > 0
         unit = model.scale.numpy()
-        true.append((batch["rest"][0].numpy() / unit)[keep])
-        guess.append(-v[0].float().numpy()[keep])
-    one, two = np.concatenate(true).astype(np.float64), np.concatenate(guess).astype(np.float64)
-    left = float(((one - two) ** 2).sum() / max(float((one**2).sum()), 1e-9))
-    return left, float(np.corrcoef(one, two)[0, 1]) if two.std() > 1e-9 else 0.0
+        true = (batch["rest"][0].numpy() / unit)[keep].astype(np.float64)
+        found.append((true, -v[0].float().numpy()[keep].astype(np.float64)))
+    return found
 
 
 def train_lora(
     folder: Path | str,
     *,
-    model: Path | str,
+    backbone: Path | str,
     out: Path | str,
     settings: LoraSettings | None = None,
+    resume: bool = False,
+    base: str = "",
     tell: Callable[[str], None] = print,
 ) -> dict[str, object]:
     """Learn a face from the recordings of a folder, write the adapter to `out`; returns figures.
 
-    A run that was stopped goes on where it was: its checkpoint lies in `out`.
+    A run that was stopped leaves its checkpoint in `out`.
+
+    Args:
+        folder: recordings, named as above.
+        backbone: folder of the portrait model; it is read only.
+        out: folder for the adapter and adapter.json.
+        settings: how long and how strongly; None: the defaults.
+        resume: go on with a run that was stopped, where there is one.
+        base: name of the model in the card; empty: that of its folder.
+        tell: takes lines for people.
 
     Raises:
-        StyleError: unusable recordings, or a finished adapter in the way.
+        StyleError: unusable recordings or settings, or a finished or stopped run in the way.
     """
     from peft import LoraConfig
 
@@ -211,21 +268,26 @@ def train_lora(
     if (out / CARD).exists():
         msg = f"out: {out} holds a finished adapter; name another folder"
         raise StyleError(msg)
-    rows = read_folder(folder)
+    if (out / "checkpoint").exists() and not resume:
+        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        raise StyleError(msg)
+    rows = read_folder(folder, tell)
     ends = [round(len(row.rest) * (1 - HELD_SHARE)) for row in rows]
     train = [cut(row, 0, end) for row, end in zip(rows, ends, strict=True)]
-    held = [cut(row, end, len(row.rest)) for row, end in zip(rows, ends, strict=True)]
-    pipe = PortraitPipeline.load(model)
-    before = rest_left(pipe.denoiser, held)[0]
+    halves = [(end + len(row.rest)) // 2 for row, end in zip(rows, ends, strict=True)]
+    decide = [cut(row, *span) for row, *span in zip(rows, ends, halves, strict=True)]
+    unseen = [cut(row, half, len(row.rest)) for row, half in zip(rows, halves, strict=True)]
+    pipe = PortraitPipeline.load(backbone)
+    plain, before = rest_left(pipe.denoiser, decide)[0], seconds_left(pipe.denoiser, unseen)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(settings.seed)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=LAYERS)
         pipe.denoiser.add_adapter(config)
-    tell(f"{len(rows)} recordings, {sum(ends) / FPS:.0f} s to learn from; {before:.3f} left before")
-    after = fit_model(
+    tell(f"{len(rows)} recordings, {sum(ends) / FPS:.0f} s to learn from")
+    least = fit_model(
         pipe,
         Crops(train, settings.batch, settings.frames, settings.seed),
-        lambda found: rest_left(found, held),
+        lambda found: rest_left(found, decide),
         out,
         Settings(
             minutes=settings.minutes,
@@ -237,20 +299,29 @@ def train_lora(
             discriminate=0.0,
         ),
     )
+    if least >= plain:
+        _forget(pipe.denoiser)
+    after = seconds_left(pipe.denoiser, unseen)
+    low, high = bootstrap(lambda a, b: _share(a) - _share(b), before, after)
     figures: dict[str, object] = {
-        "model": Path(model).name,
+        "backbone": Path(base or backbone).name,
         "recordings": len(rows),
         "seconds": round(sum(len(row.rest) for row in rows) / FPS, 1),
-        "left_before": round(before, 4),
-        "left": round(after, 4),
-        "kept": after < before,
+        "left_before": round(_share(before), 4),
+        "left_after": round(_share(after), 4),
+        "gain_interval": [round(low, 4), round(high, 4)],
+        "seconds_unseen": len(after),
+        "kept": least < plain,
     }
-    if after >= before:
-        _forget(pipe.denoiser)
     pipe.denoiser.save_lora_adapter(str(out), weight_name=ADAPTER, safe_serialization=True)
     with replacing(out / CARD) as fresh:
         fresh.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
+
+
+def _share(sums: Floats) -> float:
+    """Squares that are left over squares in all, of rows of both."""
+    return float(sums[:, 0].sum() / max(float(sums[:, 1].sum()), 1e-9))
 
 
 @torch.no_grad()
@@ -259,21 +330,3 @@ def _forget(model: torch.nn.Module) -> None:
     for name, value in model.named_parameters():
         if "lora_B" in name:
             value.zero_()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Learn one person's face from Live Link Face recordings."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, default=Path("assets/models/portrait-tiny"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--rank", type=int, default=8)
-    given = parser.parse_args(argv)
-    settings = LoraSettings(rank=given.rank, steps=given.steps)
-    print(json.dumps(train_lora(given.folder, model=given.model, out=given.out, settings=settings)))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
