@@ -74,14 +74,17 @@ def list_models(as_json: Json = False) -> int:
 
 def is_here(row: Backbone) -> bool:
     """Whether a row's weights are on this machine, judged by its index file; asks no network."""
+    from pipelines import BACKBONES
+    from pipelines.weights import cached, index_of
+
+    if row.base and not is_here(BACKBONES[row.base]):
+        return False
     if row.folder is not None:
         from pipelines.music import CONTROLS
 
-        index = CONTROLS if row.modality == "music" else "model_index.json"
+        index = CONTROLS if row.modality == "music" else index_of(row)
         return (row.folder / index).is_file()
-    from pipelines.weights import cached
-
-    return cached(row.weights, row.revision) is not None
+    return cached(row.weights, row.revision, index_of(row)) is not None
 
 
 def verify(as_json: Json = False) -> int:

@@ -15,6 +15,7 @@ from adapters.emotion import EmotionTimeline
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
 from pipelines.portrait import PortraitParams
+from pipelines.video import VideoParams
 from pipelines.voice import VoiceParams
 from studio.cli import app
 
@@ -46,6 +47,7 @@ KINDS = [
     ("music", MusicParams),
     ("voice", VoiceParams),
     ("portrait", PortraitParams),
+    ("video", VideoParams),
 ]
 
 
