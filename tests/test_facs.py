@@ -66,6 +66,22 @@ def test_faces_differ_from_each_other() -> None:
     assert alike[np.ix_(ekman, ekman)].max() < 0.6
 
 
+def test_corners_of_the_mouth_tell_faces_apart() -> None:
+    """Pressed lips lift the corners: angry mouths smiled until AU 15 was added."""
+    from pipelines.portrait_basis import basis
+
+    def corners(name: str) -> np.ndarray:
+        moved = np.tensordot(face(name, 0.6), basis()[..., 1], axes=1)
+        return moved[[291, 61]] - (moved[0] + moved[17]) / 2  # left, right: above the middle
+
+    assert (corners("happiness") > 0.03).all()
+    for name in ("anger", "sadness", "disgust"):
+        assert (corners(name) < -0.01).all(), name
+    left, right = corners("contempt")
+    assert right > 0.05
+    assert abs(left) < 0.02
+
+
 def test_contempt_is_on_one_side() -> None:
     curves = dict(zip(ARKIT, face("contempt"), strict=True))
     assert curves["mouthDimpleRight"] > 0.5

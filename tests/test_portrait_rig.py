@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from adapters import facs
 from adapters.assets import ASSETS
 from adapters.face_motion import ARKIT, Motion
 from pipelines.face_mesh import Face, detect, measure
@@ -114,11 +115,70 @@ def test_a_blink_covers_the_iris_and_leaves_no_slit() -> None:
         assert gap(shut, 159, 145) < 0.6 * gap(face, 159, 145)
 
 
-def test_a_smile_gives_way_to_anger_but_stays_at_rest() -> None:
-    def smiling(face: Face) -> float:
-        low = face.points[[0, 17], 1].mean() - face.points[[61, 291], 1].mean()
-        return float(low) / face.eye_distance
+def smiling(face: Face) -> float:
+    """How high the corners of the mouth lie above its middle, eye distances."""
+    low = face.points[[0, 17], 1].mean() - face.points[[61, 291], 1].mean()
+    return float(low) / face.eye_distance
 
+
+def felt(name: str, expression: str, intensity: float, size: int = 256) -> np.ndarray:
+    """The frame of an expression of the table."""
+    drawn, pose = facs.expression(intensity * facs.named(expression))
+    return rig_of(name, size).frame(drawn[0], pose[0])
+
+
+def test_lids_rise_as_far_whatever_the_brows_do() -> None:
+    """Found on a contact sheet: brows that rose drew the lids up to twice as far."""
+    face = face_of("closed")
+    x, y = face.points[468].astype(int)
+    reach = int(0.4 * face.eye_distance)
+    found = []
+    for brows in (0.0, 1.0):
+        values = curves(eyeWide=1, browInnerUp=brows, browOuterUp=brows)
+        column = rig_of("closed").frame(values)[y - reach : y, x - 2 : x + 3].mean(1)
+        found.append(int((column.min(1) > 165).sum()))  # white: light and hardly coloured
+    assert found[0] > 3
+    assert abs(found[1] - found[0]) <= 0.3 * found[0]
+
+
+def test_no_lash_is_taken_for_the_white_behind_a_lid() -> None:
+    for name in ("old", "smile", "cartoon"):
+        for eye in rig_of(name, 512).eyes.values():
+            white = eye.texture[0, :3].mean(0)
+            assert float(white.min()) > 0.55 * float(white.max()), name
+
+
+def test_jaws_drop_after_a_smile_is_taken_back() -> None:
+    """Found on a contact sheet: surprised photos kept their smile, and lost their teeth."""
+    for name in ("smile", "astronaut"):
+        rest = face_of(name)
+        for intensity, open_ in ((0.3, -0.01), (1.0, 0.2)):
+            frame = felt(name, "surprise", intensity)
+            found = measure(frame, rest)
+            assert found is not None
+            assert smiling(found) < smiling(rest) - 0.05
+            assert gap(found, 13, 14) > open_
+        # the row of the photo hangs from the skull: a strip of it is seen under the lip
+        x, y = found.points[13].astype(int)
+        reach = round(0.12 * rest.eye_distance)
+        under = felt(name, "surprise", 1.0, 512)[y - 1 : y + reach, x - reach : x + reach]
+        white = (under.min(2) > 110) & (np.ptp(under, axis=2) < 60)
+        assert white.sum() > 15, f"{name}: no teeth under the upper lip"
+
+
+def test_a_tongue_comes_between_open_teeth() -> None:
+    rig = rig_of("closed")
+    a, b = (rig.frame(curves(jawOpen=0.5, tongueOut=out)).astype(int) for out in (0, 1))
+    change = np.abs(a - b).max(2)
+    found = measure(a.astype(np.uint8), face_of("closed"))
+    assert found is not None
+    rows = np.flatnonzero((change > 12).any(1))
+    assert (change > 12).sum() > 60
+    assert found.points[13, 1] - 3 <= rows.min()  # behind the lips it stays
+    assert rows.max() <= found.points[14, 1] + 3
+
+
+def test_a_smile_gives_way_to_anger_but_stays_at_rest() -> None:
     anger = curves(browDown=1, eyeSquint=0.6, mouthPress=0.4, mouthFrown=0.3)
     for name in ("smile", "astronaut"):
         rest = smiling(face_of(name))
@@ -156,6 +216,18 @@ def test_glasses_stay_when_the_brows_move() -> None:
     dark = (still[low].max(2) < 60) & (np.abs(np.arange(640) - x) < 110)
     assert dark.sum() > 200
     assert np.abs(frame[low][dark].astype(int) - still[low][dark].astype(int)).mean() < 12
+
+
+def test_no_hair_of_the_brows_fills_the_place_of_glasses() -> None:
+    """Found on a contact sheet: blots above the frame when the brows rose."""
+    rig = rig_of("glasses", 512)
+    assert rig.glasses is not None
+    bare, frame = rig.face[0].mean(0), rig.glasses[0, 3] == 1
+    face = face_of("glasses")
+    skin = np.asarray(photo("glasses")).mean(2)[tuple(face.points[151].astype(int)[::-1])] / 255
+    above = frame & (torch.arange(len(frame))[:, None] < rig.square.points[[159, 386], 1].mean())
+    assert int(above.sum()) > 100
+    assert float(torch.quantile(bare[above], 0.1)) > 0.62 * skin
 
 
 def test_batches_equal_singles() -> None:
