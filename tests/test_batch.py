@@ -237,7 +237,7 @@ def test_what_was_finished_survives(how: signal.Signals, tmp_path: Path, weights
     process = child(path, "--out", out)
     assert process.stdout is not None
     process.stdout.readline()
-    time.sleep(random.random() / 4)
+    time.sleep(random.random() / 4)  # noqa: S311 - any moment will do
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
