@@ -150,6 +150,10 @@ class Motion:
         return self.curves[:, ARKIT.index(_known(name))]
 
 
+_REGIONS = ("eye", "jaw", "mouth", "brow", "cheek", "nose", "tongue")
+"""What names of channels begin with; the angles of Live Link Face begin with Left, Right, Head."""
+
+
 def _known(name: str) -> str:
     if name not in ARKIT:
         msg = f"channel: {name[:40]!r} is none of the 52 of ARKit, such as jawOpen or browDownLeft"
@@ -182,7 +186,7 @@ def from_csv(text: str, fps: float | None = None) -> Motion:
     the timecodes, else 60, which Live Link Face records at.
 
     Raises:
-        MotionError: no table, no known column, cells that are no numbers.
+        MotionError: no table, no known column, a misspelt one, cells that are no numbers.
     """
     if len(text) > _MOST_BYTES:
         msg = f"curves: at most {_MOST_BYTES >> 20} MB are read, received {len(text) >> 20}; cut it"
@@ -193,6 +197,10 @@ def from_csv(text: str, fps: float | None = None) -> Motion:
     if not columns or len(rows) < 2:
         msg = "curves: expected a CSV with a line of names such as JawOpen, received none; export "
         raise MotionError(msg + "it from Live Link Face or with --curves")
+    for cell in head:  # a misspelt channel would stay at rest without a word
+        if cell.startswith(_REGIONS) and cell not in {name.lower() for name in ARKIT}:
+            msg = f"curves: the column {cell[:40]} is none of the 52 of ARKit, such as JawOpen; "
+            raise MotionError(msg + "correct its name or leave it out")
     body = rows[1:]
     curves = np.zeros((len(body), CHANNELS))
     for name, column in columns.items():

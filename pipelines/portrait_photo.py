@@ -101,7 +101,7 @@ def places(text: str) -> list[tuple[float, float]]:
         ]
     except ValueError:
         found = []
-    if len(found) != 5:
+    if len(found) != 5 or not np.isfinite(found).all():
         msg = (
             "points: five pairs are needed, received "
             f'{text[:40]!r}; write e.g. "210,240 300,240 255,300 220,350 290,350" '

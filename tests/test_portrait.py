@@ -184,7 +184,13 @@ def test_points_stand_in_for_a_face(model: PortraitPipeline, tmp_path: Path) -> 
     assert read_photo(picture("blank.png"), points=five).face.score == 1
     take = takes(model, of(picture("blank.png"), points=five), tmp_path)[0]
     assert take.path.suffix == ".mp4"
-    for wrong, told in (("1,2", "five pairs"), ("a b c d e", "five pairs"), ("9,9 " * 5, "order")):
+    for wrong, told in (
+        ("1,2", "five pairs"),
+        ("a b c d e", "five pairs"),
+        ("9,9 " * 5, "order"),
+        ("nan,1 2,2 3,3 4,4 5,5", "five pairs"),
+        ("99,999 " * 5, "inside 320x320"),
+    ):
         with pytest.raises(ValueError, match=told):
             job_of(of(picture("blank.png"), points=wrong), pipeline=model)
     assert places("1,2;3,4;5,6;7,8;9,10")[4] == (9, 10)

@@ -82,6 +82,17 @@ BAD_INPUT = {
     "a sound that is none": (["--image", "{face}", "--audio", "{text}"], ["text.png"]),
     "a film that is none": (["--image", "{face}", "--drive", "{text}"], ["text.png"]),
     "curves that are none": (["--image", "{face}", "--curves-in", "{text}"], ["curves"]),
+    "curves of other things": (["--image", "{face}", "--curves-in", "{prices}"], ["JawOpen"]),
+    "curves misspelt": (["--image", "{face}", "--curves-in", "{ajar}"], ["jawajar", "correct"]),
+    "curves of no numbers": (["--image", "{face}", "--curves-in", "{words}"], ["jawOpen"]),
+    "half a face": (["--image", "{half}"], ["no face", "--points"]),
+    "a moving GIF": (["--image", "{gif}"], ["PNG, JPEG or WEBP"]),
+    "points beside it": (
+        ["--image", "{face}", "--points", "-9,2 900,2 50,60 20,80 90,80"], ["inside"],
+    ),
+    "an empty sound": (["--image", "{face}", "--audio", "{nothing}"], ["WAV, FLAC or MP3"]),
+    "a film cut short": (["--image", "{face}", "--drive", "{broken}"], ["broken.mp4"]),
+    "a film of nobody": (["--image", "{face}", "--drive", "{nobody}"], ["no face", "nobody.mp4"]),
     "curves and film": (
         ["--image", "{face}", "--curves-in", "{text}", "--drive", "{text}"], ["--drive"],
     ),
@@ -116,9 +127,21 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stranger: Path) -> dict[str, s
     Image.new("RGB", (64, 64), "grey").save(folder / "grey.png")
     Image.new("RGB", (24, 24), "grey").save(folder / "thumb.png")
     (folder / "silent.wav").write_bytes(encode_sound(np.zeros(16000), 16000, {}))
+    (folder / "prices.csv").write_text("day,price\n1,2\n")
+    (folder / "ajar.csv").write_text("Timecode,JawAjar,JawLeft\n0:0:0:0,1,0\n")
+    (folder / "words.csv").write_text("Timecode,JawOpen\n0:0:0:0,much\n")
+    (folder / "nothing.wav").write_bytes(b"")
+    (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(900))
+    grey = np.full((64, 64, 3), 90, np.uint8)
+    (folder / "nobody.mp4").write_bytes(encode_video(iter([grey] * 4), 30))
+    closed = load_image(FACES / "closed.jpg")
+    closed.crop((0, 0, closed.width // 2, closed.height)).save(folder / "half.png")
+    closed.resize((96, 96)).save(folder / "face.gif")
+    more = {path.stem: str(path) for path in folder.iterdir()}
     named = {name: str(folder / f"{name}.png") for name in ("text", "grey", "thumb", "missing")}
     found = {"face": str(FACES / "cartoon.jpg"), "wav": str(SPEECH), "stranger": str(stranger)}
-    return {**named, **found, "silent": str(folder / "silent.wav")}
+    gif = str(folder / "face.gif")
+    return {**more, **named, **found, "gif": gif}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
