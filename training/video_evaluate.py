@@ -49,7 +49,7 @@ Floats = NDArray[np.float64]
 SECONDS = {"video": 4.0, "portrait": 4.0, "voice": 0.0, "music": 36.0}
 """Lengths asked for; a voice is as long as its recording. Music needs windows of six seconds."""
 SUBJECTS = {
-    "video": ("waves against a cliff", "a city street", "a forest", "a mountain lake"),
+    "video": ("waves against a cliff", "a mountain lake", "a forest", "a city street"),
     "portrait": ("closed.jpg", "beard.jpg"),
     "voice": ("speech.wav",),
     "music": ("",),
