@@ -37,12 +37,17 @@ def make_on_ray(source: Chunks, options: Options, pace: Pace) -> Iterator[Event]
     if pace.rate is not None:
         msg = "limit-rate: Ray paces its actors itself; leave it out or use --engine local"
         raise ValueError(msg)
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # of many kinds, most without a name of their own
+        why = " ".join(str(error).split())[:160]
+        msg = f"engine: no Ray cluster could be reached or started ({why}); set RAY_ADDRESS"
+        raise ValueError(f"{msg} or use --engine local") from error
     rows = []
     while chunk := source.take():
         rows.append({"jobs": encoded(chunk)})
     if not rows:
         return
-    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     data: Any = ray.data
     data.DataContext.get_current().enable_progress_bars = False
     there = ray.cluster_resources()

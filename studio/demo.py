@@ -129,6 +129,8 @@ def page(
         raise ValueError(msg)
     endings = ("png", "jpg", "webp", "mid", "wav", "flac", "mp3", "mp4")
     files = [file for ending in endings for file in folder.rglob(f"*.{ending}")]
+    hidden = (".trash", ".thumbnails")  # of the library
+    files = [file for file in files if not set(file.relative_to(folder).parts) & set(hidden)]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     # How long a take took is in the ledger only.
     seconds = {line.get("sha256"): line.get("seconds") for line in ledger.read(folder)}

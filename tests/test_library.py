@@ -320,6 +320,10 @@ def test_on_the_command_line(out: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run(["library", "favourite", hostile.request.key[:8], "--out", str(out)]) == 0
     assert run(["library", "delete", found["path"], "--out", str(out)]) == 0
     assert not Path(found["path"]).exists()
+    assert run(["page", str(out)]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "tulips" in page
+    assert "a lake" not in page, "a page shows nothing from the trash"
     assert run(["library", "undo", "--out", str(out)]) == 0
     assert Path(found["path"]).exists()
     assert run(["library", "rebuild", "--out", str(out)]) == 0
