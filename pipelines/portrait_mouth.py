@@ -138,17 +138,23 @@ def corners(
     """
     if not mouth.gap:
         return None
-    y, x = np.mgrid[0 : frame.size, 0 : frame.size] + 0.5
+    far = 1.3 * mouth.half + 0.3 * mouth.unit
+    low, high = (np.clip(mouth.origin + d, 0, frame.size).astype(int) for d in (-far, far))
+    part = np.s_[low[1] : high[1], low[0] : high[0]]
+    y, x = np.mgrid[part] + 0.5
     u = (x - mouth.origin[0]) * mouth.across[0] + (y - mouth.origin[1]) * mouth.across[1]
     reach = 2 * max(1, round(_CORNER * mouth.unit)) + 1
     wide = functional.max_pool2d(
-        torch.from_numpy((hole > 0.02).astype(np.float32))[None, None], reach, 1, reach // 2
+        torch.from_numpy((hole[part] > 0.02).astype(np.float32))[None, None], reach, 1, reach // 2
     )
     soft = functional.avg_pool2d(wide, 3, 1, 1)[0, 0].numpy()
     share = 0.55 * soft * np.clip((np.abs(u) / mouth.half - 0.78) / 0.12, 0, 1)
-    filled = continued(picture, (wide[0, 0].numpy() == 0).astype(float), mouth.unit)
-    change = (share[..., None] * (filled - picture)).transpose(2, 0, 1)[None]
-    return torch.from_numpy(np.ascontiguousarray(change, dtype=np.float32))
+    filled = continued(picture[part], (wide[0, 0].numpy() == 0).astype(float), mouth.unit)
+    change = np.zeros((1, 3, frame.size, frame.size), np.float32)
+    change[0][:, part[0], part[1]] = (share[..., None] * (filled - picture[part])).transpose(
+        2, 0, 1
+    )
+    return torch.from_numpy(change)
 
 
 def own_place(mouth: Mouth, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
