@@ -114,7 +114,7 @@ class Session:
         return Step(round(100 * done), round(100 * self.total), eta, stage, notes, preview)
 
     def _film(self, job: Job) -> Iterator[Step | Take]:
-        begun = time.monotonic()
+        begun, whole = time.monotonic(), self.done + _work(job)
         job.request.check_inputs()
         made: dict[tuple[str, Place], tuple[Part, Take]] = {}
         again = 0
@@ -154,6 +154,7 @@ class Session:
         if found is None:
             msg = "film: nothing was read"
             raise RuntimeError(msg)
+        self.done = whole
         yield self._step("read", notes)
         parts = list(made.values())
         spent = time.monotonic() - begun

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from adapters.emotion import EmotionTimeline
+from pipelines.film import FilmParams
 from pipelines.image import ImageParams
 from pipelines.music import MusicParams
 from pipelines.portrait import PortraitParams
@@ -48,6 +49,7 @@ KINDS = [
     ("voice", VoiceParams),
     ("portrait", PortraitParams),
     ("video", VideoParams),
+    ("film", FilmParams),
 ]
 
 
