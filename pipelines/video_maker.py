@@ -300,7 +300,7 @@ class VideoMaker:
         """
         size = self.size(params, init)
         # AnimateDiff can be made round; elsewhere what follows the end dissolves into the start.
-        over = LOOPING if params.loop and not self.by_frame else 0
+        over = min(LOOPING, scene.frames) if params.loop and not self.by_frame else 0
         made = self._valid(scene.frames + over)
         times = frame_times(self.pipe, made, params.fps)
         if over:

@@ -194,14 +194,13 @@ class VideoContract:
         pipe = tiny_video(family)
         pipe.save_pretrained(tmp_path / "weights", safe_serialization=True)
         row = pipelines.resolve(str(tmp_path / "weights"), "video")
-        again = load_maker(row, device="cpu")
-        again.call = {k: v for k, v in CALL[family].items() if k == "max_sequence_length"}
-        plain = VideoMaker(pipe, name, call=again.call)
+        call = {k: v for k, v in CALL[family].items() if k == "max_sequence_length"}
+        again = VideoMaker(load_maker(row, device="cpu").pipe, name, call=call)
+        plain = VideoMaker(pipe, name, call=call)
         assert type(again.pipe) is type(pipe)
         assert again.digest == plain.digest
         for one in (again, plain):
             one.own.directions = maker.own.directions
-            one.name = name
         ours, theirs = (
             takes(one, request(one), tmp_path / sub)[0] for one, sub in ((plain, "a"), (again, "b"))
         )
@@ -292,10 +291,11 @@ class VideoContract:
             base = frames(takes(maker, request(maker), tmp_path)[0])
             for knob, value in changes.items():
                 inputs = {"init": photo()} if knob == "keep" and maker.by_frame else None
+                more = {"steps": 5} if inputs else {}
                 deaf = DEAF[family]
                 asked = request(
                     maker, "sadness 1.3" if knob == "over" else "sadness .8", inputs=inputs,
-                    **{knob: value},
+                    **{**more, knob: value},
                 )  # fmt: skip
                 if knob == "painter":
                     continue
@@ -307,7 +307,7 @@ class VideoContract:
                 assert take.request.params[knob] == value
                 compared = base
                 if inputs:
-                    other = request(maker, inputs=inputs, keep=0.7)
+                    other = request(maker, inputs=inputs, keep=0.7, **more)
                     compared = frames(takes(maker, other, tmp_path)[0])
                 if knob not in deaf:
                     now = frames(take)
