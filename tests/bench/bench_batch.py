@@ -135,6 +135,7 @@ def kills(folder: Path) -> None:
             leftovers += len(list(out.rglob(".tmp-*")))
             if code == -signal.SIGKILL:
                 killed += 1
+                print(f"kill {killed}: {len(found)} of {ITEMS} whole", flush=True)
                 continue
             assert code == 0, code
             assert found == dict.fromkeys(range(ITEMS), 1), found
