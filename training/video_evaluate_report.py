@@ -59,12 +59,14 @@ def timeline(name: str, seconds: float) -> EmotionTimeline:
     )
 
 
-def grouped(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> list[float] | None:
-    """Mean and 95 % interval with whole groups resampled, and n; None for nothing."""
+def grouped(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> list[Any] | None:
+    """Mean, 95 % interval with whole groups resampled, n; no interval (None) of a single group."""
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return None
     _, which = np.unique(np.asarray(groups), return_inverse=True)
+    if which.max() == 0:
+        return [round(float(x.mean()), 6), None, None, len(x)]
     total, count = np.bincount(which, weights=x), np.bincount(which)
     at = np.random.default_rng(seed).integers(0, len(count), (DRAWS, len(count)))
     means = total[at].sum(axis=1) / count[at].sum(axis=1)
@@ -196,10 +198,10 @@ def films(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _precise(values: Sequence[float], rows: Sequence[Row]) -> list[float] | None:
+def _precise(values: Sequence[float], rows: Sequence[Row]) -> list[Any] | None:
     """As grouped, with five decimals: these figures are small."""
     found = grouped([1000 * value for value in values], [_group(row) for row in rows])
-    return found and [round(v / 1000, 6) for v in found[:3]] + [found[3]]
+    return found and [v if v is None else round(v / 1000, 6) for v in found[:3]] + [found[3]]
 
 
 def agreed(rows: Sequence[Row]) -> dict[str, Any]:
@@ -256,9 +258,11 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 # Text --------------------------------------------------------------------------------------------
 
 
-def _said(figure: Sequence[float] | None, digits: int = 2) -> str:
+def _said(figure: Sequence[Any] | None, digits: int = 2) -> str:
     if figure is None:
         return "-"
+    if figure[1] is None:
+        return f"{figure[0]:.{digits}f}"
     mean, low, high = (f"{v:.{digits}f}" for v in figure[:3])
     return f"{mean} [{low}, {high}]"
 
