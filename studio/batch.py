@@ -84,7 +84,7 @@ def batch(
 
     {"prompt": "a lake", "emotion": ["fear .2", "fear .5"], "seed": "0..99"} is 200 pictures.
     """
-    from pipelines.ledger import prepare_out
+    from pipelines.ledger import TakeError, prepare_out
     from studio.batch_plan import PlanError, read_plan
 
     quiet_libraries(offline=offline)
@@ -117,6 +117,11 @@ def batch(
     except KeyboardInterrupt:
         note(f"interrupted; {run.tally()}; --resume makes the rest")
         return INTERRUPTED
+    except TakeError as error:
+        if not run.counts["done"] + run.counts["failed"]:
+            raise
+        note(f"{error}; {run.tally()}; --resume makes the rest")  # the disk is full, say
+        return SOME_FAILED
     finally:
         run.report(suffix, manifest.name)
     note(run.tally())

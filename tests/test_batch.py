@@ -230,7 +230,9 @@ def test_workers_pull_and_one_that_is_killed_is_replaced(tmp_path: Path, weights
     assert set(counted(out)) == set(range(60))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_what_was_finished_survives(how: signal.Signals, tmp_path: Path, weights: Path) -> None:
     path = jobs(tmp_path, weights, {"emotion": "joy .5", "seed": "0..23"})
     out = tmp_path / "out"
