@@ -144,11 +144,12 @@ def test_a_step_teaches_adapter_and_tempo_then_the_folder_gives_them_back(built,
 def test_tables_of_the_report():
     found = [
         {"kind": "film", "seed": seed, "tempo": level, "flicker": 0.001, "warping": 0.0002,
-         "occluded": 0.1, "speed": 0.1 + 0.05 * level + 0.01 * seed}
+         "occluded": 0.1, "difference": 0.01 * (2 + level),
+         "speed": 0.1 + 0.05 * level + 0.01 * seed}
         for seed in range(3)
         for level in video_report.LEVELS
     ]  # fmt: skip
     text = video_report.table(found)
     assert "| video-tiny | 3 | 0.0010 [0.0010, 0.0010]" in text
-    assert "film: Spearman 1.00 [1.00, 1.00], n 3 prompts" in text
+    assert "film: speed 1.00 [1.00, 1.00], n 3; difference 1.00" in text
     assert "independent" not in text  # what was not measured is not in the table

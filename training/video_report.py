@@ -6,7 +6,8 @@
 Twelve prompts, one seed each, sixteen frames at eight a second, made as `affect make video` makes
 them (20 steps, guidance 4, rescaled by .7). Beside the film: the painter on the same noise without
 motion modules, the painter on noise of its own for every frame, a cross-fade of two of its stills,
-and clips of the training's kind through the autoencoder, which are as good as this can get. Tempo:
+and clips of the training's kind through the autoencoder, which are as good as this can get; and the
+other way to a film, a still that `camera.move` moves and video-to-video repaints. Tempo:
 the speed of films at five weights of the tempo LoRA, one noise a prompt; the control takes the
 weight away and another noise in its place. Every film is a line of a file: what is there is not
 made again, so several processes may share the work (--part 0/2).
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AnimateDiffVideoToVideoPipeline
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from PIL import Image
 
@@ -31,6 +33,7 @@ from adapters.frame_steering import steer_frames
 from adapters.frames import FrameTrack
 from adapters.metrics import bootstrap, spearman
 from adapters.video_metrics import measure
+from pipelines import camera
 from pipelines.video_model import TEMPO, film_length, frame_noise, load_video_tiny
 from pipelines.video_unet import rescaled
 
@@ -42,7 +45,9 @@ PROMPTS = (
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 SHARES = (0.7, 0.8, 0.95, 1.0)
 SHARE = 0.9
+FIGURES = (("flicker", 4), ("warping", 5), ("occluded", 2), ("speed", 3), ("difference", 4))
 FPS, FRAMES, STEPS = 8, 16, 20
+STRENGTH = 0.64  # of video-to-video, as `--keep .6` asks for
 
 
 def plan() -> Iterator[dict[str, Any]]:
@@ -53,6 +58,9 @@ def plan() -> Iterator[dict[str, Any]]:
     for kind in ("painter", "independent", "fade", "clip"):
         for seed in range(len(PROMPTS)):
             yield {"kind": kind, "seed": seed}
+    for level in (0.0, 1.0, -1.0):
+        for seed in range(len(PROMPTS)):
+            yield {"kind": "guided", "seed": seed, "tempo": level}
     for frames, loop in ((40, False), (24, True), (96, False)):
         for seed in range(4 if frames < 96 else 1):
             yield {"kind": "loop" if loop else "long", "seed": seed, "frames": frames}
@@ -80,6 +88,8 @@ def film(pipe: Any, job: dict[str, Any]) -> torch.Tensor:
         noise = frame_noise(shape, share, generator, loop=kind == "loop")
     gains = [m.proj_out for m in pipe.unet.modules() if isinstance(m, AnimateDiffTransformer3D)]
     kept = [(layer.weight.clone(), layer.bias.clone()) for layer in gains]
+    if kind == "guided":
+        noise = guide(pipe, PROMPTS[seed], noise, job["tempo"], seed)
     with ExitStack() as stack:
         stack.enter_context(rescaled(pipe, 0.7))
         if kind in ("painter", "independent", "fade"):  # the painter as it is: nothing is added
@@ -92,10 +102,12 @@ def film(pipe: Any, job: dict[str, Any]) -> torch.Tensor:
             weight = np.full(frames, 0.0 if kind == "control" else job.get("tempo", 0.0))
             size = {"num_frames": frames, "height": 128, "width": 128}
             stack.enter_context(steer_frames(pipe, track, **size, tempo={TEMPO: weight}))
-        made = pipe(
-            PROMPTS[seed], num_frames=frames, height=128, width=128, latents=noise,
-            num_inference_steps=STEPS, guidance_scale=4.0, output_type="pt",
-        ).frames[0]  # fmt: skip
+        asked = {"height": 128, "width": 128, "latents": noise, "guidance_scale": 4.0}
+        asked |= {"num_inference_steps": STEPS, "output_type": "pt"}
+        if kind == "guided":
+            made = _repainter(pipe)(prompt=PROMPTS[seed], strength=STRENGTH, **asked).frames[0]
+        else:
+            made = pipe(PROMPTS[seed], num_frames=frames, **asked).frames[0]
     for layer, (weight, bias) in zip(gains, kept, strict=True):
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
@@ -103,6 +115,34 @@ def film(pipe: Any, job: dict[str, Any]) -> torch.Tensor:
         over = torch.linspace(0, 1, FRAMES).view(-1, 1, 1, 1)
         made = (1 - over) * made[:1] + over * made[1:]
     return made.float().clamp(0, 1)
+
+
+def guide(pipe: Any, prompt: str, noise: torch.Tensor, tempo: float, seed: int) -> torch.Tensor:
+    """A still of the pipeline that the camera moves, noised to where video-to-video begins."""
+    frames = noise.shape[2]
+    with rescaled(pipe, 0.7):
+        still = pipe(
+            prompt, num_frames=1, height=128, width=128, latents=noise[:, :, :1],
+            num_inference_steps=STEPS, guidance_scale=4.0, output_type="pt",
+        ).frames[0, 0]  # fmt: skip
+    film = camera.move(
+        still, frames / FPS, FPS, kind=camera.kind_for(prompt), tempo=tempo,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    rows = [pipe.vae.encode(frame[None] * 2 - 1).latent_dist.mode() for frame in film]
+    pipe.scheduler.set_timesteps(STEPS)
+    first = pipe.scheduler.timesteps[STEPS - int(STEPS * STRENGTH)][None]
+    return pipe.scheduler.add_noise(torch.cat(rows).transpose(0, 1)[None], noise, first)
+
+
+def _repainter(pipe: Any) -> AnimateDiffVideoToVideoPipeline:
+    """The same parts as video-to-video."""
+    again = AnimateDiffVideoToVideoPipeline(
+        vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer, unet=pipe.unet,
+        motion_adapter=None, scheduler=pipe.scheduler,
+    )  # fmt: skip
+    again.set_progress_bar_config(disable=True)
+    return again
 
 
 @torch.no_grad()
@@ -148,10 +188,12 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """The figures as Markdown, with 95 % intervals of a bootstrap over films."""
-    rows = ["| films of 16 frames | n | flicker | warping error | left out | speed, widths/s |"]
-    rows += ["|---|---|---|---|---|---|"]
+    head = "| n | flicker | warping error | left out | speed, widths/s | change a frame |"
+    rows = ["| films of 16 frames " + head]
+    rows += ["|---|---|---|---|---|---|---|"]
     names = {
-        "film": "video-tiny", "clip": "moved pictures through the autoencoder",
+        "film": "video-tiny", "guided": "a still, moved and repainted",
+        "clip": "moved pictures through the autoencoder",
         "painter": "the painter on the same noise", "fade": "a cross-fade of two stills",
         "independent": "independent frames",
     }  # fmt: skip
@@ -159,20 +201,26 @@ def table(found: list[dict[str, Any]]) -> str:
         some = [f for f in found if f["kind"] == kind and f.get("tempo", 0) == 0]
         some = [f for f in some if "share" not in f]
         rows.append(_row(name, some))
-    rows += ["", "| share of common noise | n | flicker | warping error | left out | speed |"]
-    rows += ["|---|---|---|---|---|---|"]
+    rows += [
+        "",
+        "| share of common noise " + head,
+    ]
+    rows += ["|---|---|---|---|---|---|---|"]
     for share in sorted((*SHARES, SHARE)):
         some = [
             f for f in found
             if f["kind"] == "film" and f["tempo"] == 0 and f.get("share", SHARE) == share
         ]  # fmt: skip
         rows.append(_row(f"{share:g}", some))
-    rows += ["", "| weight of tempo | n | flicker | warping error | left out | speed |"]
-    rows += ["|---|---|---|---|---|---|"]
+    rows += ["", "| weight of tempo " + head]
+    rows += ["|---|---|---|---|---|---|---|"]
     for level in LEVELS:
         some = [f for f in found if f["kind"] == "film" and f["tempo"] == level]
         rows.append(_row(f"{level:+g}", [f for f in some if "share" not in f]))
-    for kind in ("film", "control"):
+    for level in (-1.0, 0.0, 1.0):
+        some = [f for f in found if f["kind"] == "guided" and f["tempo"] == level]
+        rows.append(_row(f"{level:+g}, moved and repainted", some))
+    for kind in ("film", "guided", "control"):
         rows.append(_ranks(kind, [f for f in found if f["kind"] == kind and "share" not in f]))
     for kind in ("long", "loop"):
         for frames in (24, 40, 96):
@@ -188,7 +236,7 @@ def _row(name: str, some: list[dict[str, Any]]) -> str | None:
     if not some:
         return None
     cells = [name, str(len(some))]
-    for key, digits in (("flicker", 4), ("warping", 5), ("occluded", 2), ("speed", 3)):
+    for key, digits in FIGURES:
         values = np.array([f[key] for f in some])
         low, high = bootstrap(np.mean, values)
         cells.append(f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
@@ -196,16 +244,18 @@ def _row(name: str, some: list[dict[str, Any]]) -> str | None:
 
 
 def _ranks(kind: str, some: list[dict[str, Any]]) -> str | None:
-    """Mean over prompts of the rank correlation of tempo and speed over the five levels."""
-    found = []
-    for seed in range(len(PROMPTS)):
-        own = sorted((f["tempo"], f["speed"]) for f in some if f["seed"] == seed)
-        if len(own) == len(LEVELS):
-            found.append(spearman(*np.array(own).T))
-    if not found:
-        return None
-    low, high = bootstrap(np.mean, np.array(found))
-    return f"{kind}: Spearman {np.mean(found):.2f} [{low:.2f}, {high:.2f}], n {len(found)} prompts"
+    """Mean over prompts of the rank correlation of tempo with speed, and with change."""
+    parts = []
+    for key in ("speed", "difference"):
+        found = []
+        for seed in range(len(PROMPTS)):
+            own = sorted((f["tempo"], f[key]) for f in some if f["seed"] == seed)
+            if len(own) == (3 if kind == "guided" else len(LEVELS)):
+                found.append(spearman(*np.array(own).T))
+        if found:
+            low, high = bootstrap(np.mean, np.array(found))
+            parts.append(f"{key} {np.mean(found):.2f} [{low:.2f}, {high:.2f}], n {len(found)}")
+    return f"Spearman with tempo, {kind}: " + "; ".join(parts) if parts else None
 
 
 def main() -> None:
