@@ -166,7 +166,7 @@ def test_every_knob_is_an_option(modality: str) -> None:
     assert names <= set(command.__annotations__)
     command(**dict.fromkeys(names), prompt="x")
     assert seen == {}, "what was not given must not become part of the request"
-    one = "seconds" if modality == "music" else "steps"
+    one = {"music": "seconds", "film": "draft"}.get(modality, "steps")
     command(**{**dict.fromkeys(names), one: 3}, prompt="x")
     assert seen == {one: 3}
 
