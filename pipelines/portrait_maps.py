@@ -86,10 +86,8 @@ def landmarks(rig: Rig, motion: Motion) -> np.ndarray:
     ])  # fmt: skip
     pixels = np.concatenate([pixels, own]).reshape(len(pixels) + 2, -1)
     points = np.empty((len(motion), len(frame.points), 2), np.float32)
-    (curves, turn, shares), *_ = rig._plan(motion, len(motion))
-    tempered = rig._tempered(curves, shares[:, :1])
-    weights = np.concatenate([tempered.cpu().numpy(), shares.cpu().numpy()], 1)
-    points[:] = frame.points + (weights @ pixels).reshape(points.shape)
+    weights, turn = rig.moves(motion)
+    points[:] = frame.points + (weights.cpu().numpy() @ pixels).reshape(points.shape)
     for i, place in enumerate(frame.points):
         points[:, i] += rig.fields.carried(turn, place, float(frame.depth[i])).cpu().numpy()
     return points / frame.size

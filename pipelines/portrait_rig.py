@@ -120,6 +120,15 @@ class Rig:
         for curves, turn, own in self._plan(motion, batch):
             yield self._crops(curves, turn, own)
 
+    def moves(self, motion: Motion) -> tuple[torch.Tensor, torch.Tensor]:
+        """What moves the mesh in every frame of a motion, for who draws it elsewhere.
+
+        (T, 52 + 2) curves as this photo bears them and the shares of its own smile and open lips
+        that are taken back; (T, 3) degrees of the head.
+        """
+        curves, turn, own = next(self._plan(motion, max(len(motion), 1)))
+        return self._weights(curves, own), turn
+
     def _plan(
         self, motion: Motion, batch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -189,7 +198,7 @@ class Rig:
     @torch.inference_mode()
     def _crops(self, curves: torch.Tensor, turn: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         size = self.square.size
-        weights = torch.cat([self._tempered(curves, own[:, :1]), own], 1)
+        weights = self._weights(curves, own)
         back = inverse(self.fields(weights, turn).flatten(0, 1), size)
         upper, lower = back.unflatten(0, (2, len(curves)))
         place = functional.interpolate(upper, size=(size, size), mode="bilinear")
@@ -210,18 +219,19 @@ class Rig:
             out[edge] = self.rest[edge]
         return out
 
-    def _tempered(self, curves: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
-        """Curves that a photo bears: no second smile on a smile, jaws that meet the lips.
+    def _weights(self, curves: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """(B, 54) what the fields take: curves that the photo bears, then `own`.
 
-        gone: (B, 1) share of the photo's smile that is taken back.
+        No second smile comes on a smile, and jaws meet the lips. own: (B, 2) shares of the photo's
+        smile and open lips that are taken back.
         """
         out = curves.clone()
         smiles = [_AT["mouthSmileLeft"], _AT["mouthSmileRight"]]
-        out[:, smiles] *= 1 - 0.55 * min(self.own_smile, 1.0) * (1 - gone)
+        out[:, smiles] *= 1 - 0.55 * min(self.own_smile, 1.0) * (1 - own[:, :1])
         # lips cannot close further than the jaw has opened them
         close, jaw = _AT["mouthClose"], _AT["jawOpen"]
         out[:, close] = torch.minimum(out[:, close], out[:, jaw])
-        return out
+        return torch.cat([out, own], 1)
 
     def _lids(self, curves: torch.Tensor) -> dict[str, Lids]:
         """Lids and gaze of each eye; right and down as seen in the picture."""
