@@ -253,9 +253,9 @@ class Step:
 
     `index` of `total` steps of the whole call are done (denoising steps of pictures, bars of
     music, hundredths of a second's work on a voice, portrait or film); `eta` seconds remain (None
-    before the first step); `stage` is "load", "analyse", "denoise", "compose", "render" or "read";
-    `notes` are new one-line warnings for people; `preview` a small picture of the predicted
-    result, if asked for.
+    before the first step); `stage` is "load", "analyse", "denoise", "compose", "render", "polish"
+    or "read"; `notes` are new one-line warnings for people; `preview` a small picture of the
+    predicted result, if asked for.
     """
 
     index: int

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.music_emotion import METERS, Pins, parse_attributes
-from pipelines import Backbone, BackboneError, Step, resolve
+from pipelines import Backbone, Step, resolve
 from pipelines.music_form import FORMS
 from pipelines.params import ParamError, Params, checked_text, knob
 from pipelines.request import Request
@@ -312,15 +312,9 @@ def generate(
 
 def check_here(row: Backbone, *, offline: bool | None = None) -> None:
     """Raise one line when a composer's weights are not on this machine."""
-    if row.folder is None:
-        from pipelines.weights import check_here as check_hub
+    from pipelines.weights import check_own
 
-        check_hub(row, offline=offline)
-    elif not (row.folder / CONTROLS).is_file():
-        again = "reinstall the project or train it again with `python -m training.music`"
-        hint = again if row.embedded else "give a folder that `python -m training.music` wrote"
-        msg = f"backbone: {row.name} has no {CONTROLS} in {row.folder}; {hint}"
-        raise BackboneError(msg)
+    check_own(row, CONTROLS, offline=offline)
 
 
 def _check_soundfont(path: Path | None) -> None:

@@ -456,12 +456,6 @@ def generate(
 
 def check_here(row: Backbone, *, offline: bool | None = None) -> None:
     """Raise one line when a portrait model's weights are not on this machine."""
-    if row.folder is None:
-        from pipelines.weights import check_here as check_hub
+    from pipelines.weights import check_own
 
-        check_hub(row, offline=offline)
-    elif not (row.folder / INDEX).is_file():
-        again = "reinstall the project or train it again with `python -m training.portrait`"
-        hint = again if row.embedded else "give a folder that `python -m training.portrait` wrote"
-        msg = f"backbone: {row.name} has no {INDEX} in {row.folder}; {hint}"
-        raise BackboneError(msg)
+    check_own(row, INDEX, offline=offline)

@@ -39,7 +39,7 @@ POLISHERS: dict[str, Backbone] = {
     row.name: row
     for row in (
         Backbone(
-            "animatediff",
+            "animatediff-face",
             "portrait",
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
             "animatediff",
@@ -56,6 +56,8 @@ POLISHERS: dict[str, Backbone] = {
         ),
     )
 }
+SHORT = {"animatediff": "animatediff-face"}
+"""Names that are understood as well. In the table of models animatediff is the one of films."""
 
 ANIMATEDIFF = "AnimateDiffVideoToVideoControlNetPipeline"
 WAN = "WanAnimatePipeline"
@@ -163,6 +165,7 @@ def resolve_polisher(text: str) -> Backbone:
         BackboneError: anything else, with the nearest names.
     """
     text = str(text).strip()
+    text = SHORT.get(text, text)
     for row in POLISHERS.values():
         if text in (row.name, row.weights):
             return row
@@ -170,7 +173,7 @@ def resolve_polisher(text: str) -> Backbone:
         return Backbone(text, "portrait", text, "", "see its model card", 0)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and " " not in text:
         return Backbone(text, "portrait", text, "", "see its model card", 0)
-    near = difflib.get_close_matches(text, POLISHERS, n=1)
+    near = difflib.get_close_matches(text, [*POLISHERS, *SHORT], n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(POLISHERS)}"
     msg = f"polish: {text!r} is not a name, a folder here or a hub id owner/name; {hint}"
     raise BackboneError(msg)
@@ -334,7 +337,7 @@ def _class_of(row: Backbone, *, local: bool) -> str:
             raise BackboneError(msg) from error
         place = Path(index).parent
     if place is None:
-        return {"animatediff": BASE, "wan-animate": WAN}[row.name]
+        return {"animatediff": BASE, "wan-animate": WAN}[row.family]
     name = json.loads((place / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     if name not in (ANIMATEDIFF, WAN, BASE):
         raise BackboneError(_unfit(row.name, name))

@@ -506,12 +506,6 @@ def generate(
 
 def check_here(row: Backbone, *, offline: bool | None = None) -> None:
     """Raise one line when a voice model's weights are not on this machine."""
-    if row.folder is None:
-        from pipelines.weights import check_here as check_hub
+    from pipelines.weights import check_own
 
-        check_hub(row, offline=offline)
-    elif not (row.folder / INDEX).is_file():
-        again = "reinstall the project or train it again with `python -m training.voice`"
-        hint = again if row.embedded else "give a folder that `python -m training.voice` wrote"
-        msg = f"backbone: {row.name} has no {INDEX} in {row.folder}; {hint}"
-        raise BackboneError(msg)
+    check_own(row, INDEX, offline=offline)

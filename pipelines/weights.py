@@ -19,7 +19,7 @@ from typing import Any
 
 from adapters.memory import out_of_memory
 from adapters.weight_files import first_danger
-from pipelines import BACKBONES, Backbone, BackboneError
+from pipelines import BACKBONES, DEFAULT, DEFAULTS, Backbone, BackboneError
 
 log = logging.getLogger("affect")
 
@@ -35,7 +35,6 @@ def index_of(row: Backbone) -> str:
         return INDEX
     inside = row.folder is not None and (row.embedded or (row.folder / MOTION).is_dir())
     return f"{MOTION}/config.json" if inside else "config.json"
-
 
 
 def check_folder(folder: Path, own: Collection[tuple[str, str]] = ()) -> None:
@@ -107,6 +106,22 @@ def check_here(row: Backbone, *, offline: bool | None = None) -> None:
         return
     if is_offline(offline) or not hub_answers(row):
         raise BackboneError(_not_here(row, asked=is_offline(offline)))
+
+
+def check_own(row: Backbone, index: str, *, offline: bool | None = None) -> None:
+    """Raise one line when a model of this project's own classes is not here.
+
+    index: the file that says what its folder holds.
+    """
+    if row.folder is None:
+        check_here(row, offline=offline)
+    elif not (row.folder / index).is_file():
+        program = f"`python -m training.{row.modality}`"
+        hint = f"give a folder that {program} wrote"
+        if row.embedded:
+            hint = f"reinstall the project or train it again with {program}"
+        msg = f"backbone: {row.name} has no {index} in {row.folder}; {hint}"
+        raise BackboneError(msg)
 
 
 def is_offline(offline: bool | None = None) -> bool:
@@ -248,9 +263,12 @@ def settle(pipe: Any, place: Any, row: Backbone) -> Any:
 def _too_large(row: Backbone, where: str) -> str:
     """One line for weights that do not fit."""
     need = f" (about {row.memory_gb:g} GB in half precision)" if row.memory_gb else ""
+    less = f"a smaller --backbone such as {DEFAULTS.get(row.modality, DEFAULT)}"
+    if row.modality == "portrait":  # what is loaded here for a portrait paints its face again
+        less = "another --polish, or leave --polish out"
     return (
         f"memory: {row.name}{need} does not fit in {where}; close other programs, "
-        "try --dtype bfloat16, another --device or a smaller --backbone such as image-tiny"
+        f"try --dtype bfloat16, another --device or {less}"
     )
 
 
@@ -311,9 +329,7 @@ def pull(row: Backbone) -> Path:
         if row.base:  # parts of a pipeline, whose painter is pulled as well
             pull(BACKBONES[row.base])
             files = ["config.json", "diffusion_pytorch_model.safetensors"]
-            return Path(
-                snapshot_download(row.weights, revision=row.revision, allow_patterns=files)
-            )
+            return Path(snapshot_download(row.weights, revision=row.revision, allow_patterns=files))
         return Path(
             DiffusionPipeline.download(row.weights, revision=row.revision, use_safetensors=True)
         )

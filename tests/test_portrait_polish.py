@@ -312,7 +312,7 @@ def test_the_parts_of_the_hub_become_one_pipeline(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("diffusers.utils.constants.HF_HUB_CACHE", str(tmp_path), raising=False)
     put(
-        tmp_path, POLISHERS["animatediff"].weights,
+        tmp_path, POLISHERS["animatediff-face"].weights,
         lambda folder: tiny.tiny("sd15").save_pretrained(folder),
     )  # fmt: skip
     with pytest.raises(BackboneError) as missing:
@@ -321,7 +321,8 @@ def test_the_parts_of_the_hub_become_one_pipeline(tmp_path: Path, monkeypatch) -
     assert all(f"`hf download {repo} " in str(missing.value) for repo in repos)
     weights = "diffusion_sd15/config.json diffusion_sd15/diffusion_pytorch_model.fp16.safetensors"
     assert f"`hf download {repos[1]} {weights}`" in str(missing.value), "not all of its 31 GB"
-    assert POLISHERS["animatediff"].weights not in str(missing.value), "that one is here"
+    assert "`affect models pull animatediff-face`" in str(missing.value)
+    assert POLISHERS["animatediff-face"].weights not in str(missing.value), "that one is here"
     put(tmp_path, repos[0], lambda folder: tiny_motion_adapter().save_pretrained(folder))
     put(
         tmp_path, repos[1],
@@ -330,13 +331,13 @@ def test_the_parts_of_the_hub_become_one_pipeline(tmp_path: Path, monkeypatch) -
         ),
     )  # fmt: skip
     found = load_polisher("animatediff", device="cpu", offline=True, **SETTINGS["animatediff"])
-    assert found.name == "animatediff"
+    assert found.name == "animatediff-face"
     assert found.pipe.scheduler.config.beta_schedule == "linear"
     assert found.pipe.dtype == found.pipe.controlnet.dtype == torch.float32
     assert len(painted(found, count=2)) == 2
 
 
-@pytest.mark.parametrize("name", ["animatediff", "wan-animate", "someone/some-weights"])
+@pytest.mark.parametrize("name", ["animatediff-face", "wan-animate", "someone/some-weights"])
 def test_missing_weights_are_one_line(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(BackboneError, match=r"^polish: .*models pull [^\n]*folder[^\n]*$") as error:

@@ -139,6 +139,7 @@ def test_they_are_listed_and_pulled_by_name(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     found = {row["name"]: row for row in rows if row["option"] == "--polish"}
     assert set(found) == set(POLISHERS)
+    assert len({row["name"] for row in rows}) == len(rows), "a name to pull means one row"
     assert not any(row["here"] for row in found.values())
     assert {row["option"] for row in rows} == {"--backbone", "--polish"}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -146,3 +147,9 @@ def test_they_are_listed_and_pulled_by_name(
     said = capsys.readouterr().err.splitlines()
     assert "licence Apache-2.0" in said[0]
     assert "Wan-AI/Wan2.2-Animate-14B-Diffusers" in said[-1]
+    for name, weights in (
+        ("animatediff-face", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("animatediff", "guoyww/animatediff-motion-adapter-v1-5-3"),  # that of films
+    ):
+        assert run(["models", "pull", name]) == 2
+        assert f"cannot pull {weights}" in capsys.readouterr().err

@@ -13,7 +13,8 @@ import torch
 from diffusers import AutoPipelineForText2Image
 
 import pipelines
-from pipelines import BackboneError, resolve
+from pipelines import Backbone, BackboneError, resolve
+from pipelines.portrait_polishers import POLISHERS
 from pipelines.weights import settle
 from tests.tiny import tiny, tiny_folder
 
@@ -141,15 +142,24 @@ def test_weights_that_do_not_fit_are_one_line(
     assert "pull" not in str(caught.value)
 
 
-def test_a_device_that_is_full_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (resolve("sdxl"), "smaller --backbone such as image-tiny"),
+        (resolve("wan21"), "smaller --backbone such as video-tiny"),
+        (POLISHERS["wan-animate"], "another --polish, or leave --polish out"),
+    ],
+)
+def test_a_device_that_is_full_is_one_line(row: Backbone, advice: str) -> None:
     pipe = tiny("sd15")
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     pipe.unet.to = full
-    with pytest.raises(MemoryError, match="does not fit in the memory of cpu"):
-        settle(pipe, torch.device("cpu"), resolve("image-tiny"))
+    with pytest.raises(MemoryError, match="does not fit in the memory of cpu") as caught:
+        settle(pipe, torch.device("cpu"), row)
+    assert str(caught.value).endswith(advice)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
