@@ -63,6 +63,7 @@ from pipelines.selection import (
     contenders,
     groups,
     judges,
+    ranked,
     recorded,
 )
 from pipelines.take import Take
@@ -171,22 +172,13 @@ class Session:
         )
         self.total += sum(clip.seconds * 30 * DRIVE for clip in _clips(jobs))
         yield self._step("load", self._news(jobs))
+        judge = self.critic.name if self.best_of is not None else None
         for pool, keep in pools:
-            best: list[tuple[float, int, Made]] = []
-            scores: list[float] = []
-            for index, job in enumerate(pool):
-                for event in self._in_thread(functools.partial(self._draw, job)):
-                    if isinstance(event, Made):
-                        scores.append(self._score(job, event.critic))
-                        best = sorted([*best, (-scores[-1], index, event)], key=lambda x: x[:2])
-                        best = best[:keep]
-                    else:
-                        yield event
-            for rank, (score, _, made) in enumerate(best, start=1):
-                if self.best_of is not None:
-                    chosen = chosen_of(len(pool), rank, -score, scores, self.critic.name)
-                    made = dataclasses.replace(made, chosen=chosen)
+            for made in (yield from ranked(pool, keep, self._made, self._score, judge)):
                 yield from self._written(made)
+
+    def _made(self, job: Job) -> Iterator[Any]:
+        return self._in_thread(functools.partial(self._draw, job))
 
     def _in_thread(self, work: Callable[[Report], Any]) -> Iterator[Any]:
         """Run work in a thread; yields a Step for all it reports, then what it returns.
@@ -351,7 +343,7 @@ class Session:
             seed = candidate_seed(job.request.seed, take)
             motion = motion_of(job, pipe, seed, sounds=said, driven=driven, report=report)
             read = self.critic.read([motion])[0] if self.critic is not None else None
-            scores.append(self._score(job, read))
+            scores.append(_score(job, read))
             if best is None or scores[-1] > best[0]:
                 best = scores[-1], motion, read
         if best is None:
@@ -363,9 +355,8 @@ class Session:
             chosen = chosen_of(len(scores), 1, score, scores, self.critic.name)
         return Made(job, motion, sounds, weights, read, chosen, time.monotonic() - begun)
 
-    def _score(self, job: Job, read: Reading | None) -> float:
-        """How well the critic reads what was asked; 0 without one."""
-        return 0.0 if read is None else float(soft_score(read, label_of(job)))
+    def _score(self, made: Made) -> float:
+        return _score(made.job, made.critic)
 
     # Rendering and writing -----------------------------------------------------------------------
 
@@ -477,6 +468,11 @@ class Session:
                 found[self.reader.name] = read_curve(times, readings)
         report(Done("read", len(made.motion) * READ / 2))
         return reading, found
+
+
+def _score(job: Job, read: Reading | None) -> float:
+    """How well the critic reads what was asked; 0 without one."""
+    return 0.0 if read is None else float(soft_score(read, label_of(job)))
 
 
 def _rendering(job: Job) -> float:

@@ -9,11 +9,13 @@ It deliberately knows no medium: how a job becomes one is the business of the se
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
+from pipelines import Step
 from pipelines.params import ParamError
 from pipelines.request import MAX_SEED, Request
 from pipelines.take import Take, record_failure
@@ -124,6 +126,39 @@ def chosen_of(
     """How one was picked among `count`: what a take tells of it."""
     mean = sum(scores) / len(scores)
     return {"of": count, "rank": rank, "score": score, "mean_score": mean, "critic": critic}
+
+
+def ranked(
+    pool: Sequence[AnyJob],
+    keep: int,
+    made: Callable[[AnyJob], Iterable[Any]],
+    score: Callable[[Any], float],
+    critic: str | None,
+) -> Generator[Any, None, list[Any]]:
+    """Make all jobs of a pool; yields where the work stands, returns what is kept, best first.
+
+    Args:
+        pool: `contenders` of one request.
+        keep: how many are kept. No more are held at a time: a long recording is 200 MB.
+        made: yields any number of Steps of a job, then its result, a dataclass with `chosen`.
+        score: of a result, larger is better; the earlier of equals wins.
+        critic: who scores, for `chosen`; None where no seeds compete.
+    """
+    best: list[tuple[float, int, Any]] = []
+    scores: list[float] = []
+    for index, job in enumerate(pool):
+        for event in made(job):
+            if isinstance(event, Step):
+                yield event
+                continue
+            scores.append(score(event))
+            best = sorted([*best, (-scores[-1], index, event)], key=lambda x: x[:2])[:keep]
+    if critic is None:
+        return [one for *_, one in best]
+    return [
+        dataclasses.replace(one, chosen=chosen_of(len(pool), rank, -least, scores, critic))
+        for rank, (least, _, one) in enumerate(best, start=1)
+    ]
 
 
 # Failures ----------------------------------------------------------------------------------------

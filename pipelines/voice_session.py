@@ -10,7 +10,6 @@ alone. It deliberately does not know how requests are checked (pipelines.voice),
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import logging
@@ -34,6 +33,7 @@ from pipelines.selection import (
     contenders,
     groups,
     judges,
+    ranked,
     recorded,
 )
 from pipelines.take import Take
@@ -181,23 +181,13 @@ class Session:
             for pool, keep in pools
         )
         yield self._step("load", self._news([job for pool, _ in pools for job in pool]))
+        judge = self.critic.name if self.best_of is not None else None
         for pool, keep in pools:
-            best: list[tuple[float, int, Made]] = []
-            scores: list[float] = []
-            for index, job in enumerate(pool):
-                for event in self._in_thread(functools.partial(self._make, job)):
-                    if isinstance(event, Made):
-                        scores.append(self._score(job, event.source, event.critic))
-                        # Only what may be kept is held: a long recording is 200 MB.
-                        best = sorted([*best, (-scores[-1], index, event)], key=lambda x: x[:2])
-                        best = best[:keep]
-                    else:
-                        yield event
-            for rank, (score, _, made) in enumerate(best, start=1):
-                if self.best_of is not None:
-                    chosen = chosen_of(len(pool), rank, -score, scores, self.critic.name)
-                    made = dataclasses.replace(made, chosen=chosen)
+            for made in (yield from ranked(pool, keep, self._made, self._score, judge)):
                 yield from self._written(made)
+
+    def _made(self, job: Job) -> Iterator[Any]:
+        return self._in_thread(functools.partial(self._make, job))
 
     def _in_thread(self, work: Callable[[Report], Any]) -> Iterator[Any]:
         """Run work in a thread; yields a Step for all it reports, then what it returns.
@@ -284,7 +274,7 @@ class Session:
             seed = candidate_seed(job.request.seed, take)
             for candidate in candidates_of(job, source, pipe, seed, report):
                 read = self._read_one(candidate.analysis, reference)
-                scores.append(self._score(job, source, read))
+                scores.append(_score(job, source, read))
                 if best is None or scores[-1] > best[0]:
                     best = scores[-1], candidate, read
             if best is not None and best[1].engine == "none":
@@ -305,9 +295,8 @@ class Session:
         reading: Reading = self.critic.read([analysis], reference)[0]
         return reading
 
-    def _score(self, job: Job, source: Source, read: Reading | None) -> float:
-        """How well the critic hears what was asked; 0 without one."""
-        return 0.0 if read is None else float(soft_score(read, label_of(job, source)))
+    def _score(self, made: Made) -> float:
+        return _score(made.job, made.source, made.critic)
 
     # Writing -------------------------------------------------------------------------------------
 
@@ -357,6 +346,11 @@ def is_neutral(job: Job) -> bool:
         return not any(job.source)
     spoken_here = job.recording is not None and job.recording.speech is not None
     return spoken_here or job.request.digests.get("audio") in shipped_digests()
+
+
+def _score(job: Job, source: Source, read: Reading | None) -> float:
+    """How well the critic hears what was asked; 0 without one."""
+    return 0.0 if read is None else float(soft_score(read, label_of(job, source)))
 
 
 def _candidates(job: Job, critic: Any) -> int:
