@@ -6,6 +6,7 @@ time. Files are decoded again by `pipelines/media*.py`. Knows no model.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
@@ -48,12 +49,17 @@ def sheet(samples: Sequence[Sample], modality: str) -> Image.Image:
         y = top + CELL + 12
         colour = COLOURS.get(sample.emotion, SOFT)
         write(draw, (left, y), fitted(_felt(sample), 13, CELL), 13, colour)
-        words = sample.caption or "no caption"
+        words = _plain(sample.caption) or "no caption"
         tone = INK if sample.caption else SOFT
         write(draw, (left, y + 16), fitted(words, 11, CELL), 11, tone)
         about = sample.name if sample.split == "train" else f"held out: {sample.name}"
-        write(draw, (left, y + 31), fitted(about, 10, CELL), 10, SOFT)
+        write(draw, (left, y + 31), fitted(_plain(about), 10, CELL), 10, SOFT)
     return paper.reduce(SCALE)
+
+
+def _plain(text: str) -> str:
+    """Text in the letters that Pillow's own font has: accents and other scripts are left out."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
 def _felt(sample: Sample) -> str:
