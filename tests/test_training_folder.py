@@ -521,7 +521,7 @@ def test_confident_learning_finds_the_labels_that_were_swapped(tmp_path: Path) -
     swapped = {2, 9, 20}
     for k in swapped:
         truth[k] = ["neutral", *CORE].index("anger" if data[k].emotion != "anger" else "sadness")
-    p = rng.uniform(0, 0.05, (len(data), 13))
+    p = rng.uniform(0, 0.005, (len(data), 13))
     p[np.arange(len(data)), truth] += rng.uniform(0.95, 1.05, len(data))
     p[5] = 1.0  # a critic that does not know is no evidence
     p /= p.sum(axis=1, keepdims=True)
