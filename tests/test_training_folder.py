@@ -460,6 +460,16 @@ def test_pictures_without_labels_are_read_and_told(tmp_path: Path) -> None:
     assert "cannot be learned" in report.text()
 
 
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    plain_folder(tmp_path / "far")
+    root = tmp_path / "near"
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "all").symlink_to(tmp_path / "far")
+    (root / "data" / "loop").symlink_to(root)
+    put_picture(root / ".hidden" / "anger" / "x.png", 1)
+    assert len(read_folder(root, "image")[0]) == 12
+
+
 @pytest.mark.parametrize("kind", ["none", "empty", "other", "three", "broken", "class", "modality",
                                   "layout", "held", "outside", "absent", "json", "split",
                                   "pattern"])  # fmt: skip

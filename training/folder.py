@@ -16,6 +16,7 @@ Deliberately does not know models, buckets or how a recipe uses a sample.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -228,10 +229,8 @@ def _files(root: Path, modality: str) -> list[str]:
         raise DataError(msg)
     others: Counter[str] = Counter()
     found: list[str] = []
-    for path in root.rglob("*"):
+    for path in _walk(root):
         name = path.relative_to(root)
-        if any(part.startswith(".") for part in name.parts) or not path.is_file():
-            continue
         suffix = path.suffix.lower()
         if suffix in SUFFIXES[modality] and name.as_posix() != "metadata.csv":
             found.append(name.as_posix())
@@ -245,6 +244,19 @@ def _files(root: Path, modality: str) -> list[str]:
         )
         raise DataError(msg)
     return sorted(found)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Files at any depth, hidden ones left out; links to folders are followed, each folder once."""
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
 
 
 def _present(root: Path, rows: Sequence[Row], files: Sequence[str]) -> tuple[list[Row], list[str]]:

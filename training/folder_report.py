@@ -4,7 +4,8 @@ Counts, damaged and missing files, exact and near duplicates, balance of the cla
 sizes, splits, and how noisy the labels are: how often near duplicates disagree, and, when the
 probabilities of a critic are given, which labels it confidently contradicts. The latter is the
 confident joint of Northcutt, Jiang and Chuang 2021 (JAIR 70): a sample counts as another class when
-its probability there is at least what that class's own samples have on average.
+its probability there is at least what that class's own samples have on average, or over a half (of
+a critic that is sure of everything, half of the wrong labels would stay under the average).
 
 It deliberately decides nothing: files are left out by `training.folder`, by people, or not at all.
 """
@@ -33,6 +34,8 @@ SMALL = 256
 """Pixels of the shorter side under which pictures are told to be small."""
 LOPSIDED = 10.0
 """Times as many samples of the largest class as of the smallest that is there."""
+MAJORITY = 0.5
+"""Probability of another class that always counts against a label."""
 _SHOWN = 5
 
 
@@ -235,7 +238,7 @@ def label_noise(samples: Sequence[Sample], probabilities: ArrayLike) -> Noise:
     # A class's own confidence: what the critic gives it on average where it is the label.
     least = np.full(len(CLASSES), np.inf)
     for k in here:
-        least[k] = p[given == k, k].mean()
+        least[k] = min(float(p[given == k, k].mean()), MAJORITY)
     sure = np.where(p >= least[None], p, -np.inf)
     seems = np.where(np.isfinite(sure.max(axis=1)), sure.argmax(axis=1), given)
     own = p[np.arange(len(p)), given]
