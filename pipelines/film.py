@@ -20,7 +20,8 @@ from typing import Any
 from adapters.emotion import EmotionTimeline
 from pipelines import Backbone, Step
 from pipelines.film_lines import Path as Place
-from pipelines.film_scene import Scene, SceneError, Where, laid_out, scene_of
+from pipelines.film_scene import Scene, laid_out, scene_of
+from pipelines.film_table import SceneError, Where
 from pipelines.params import ParamError, Params, knob
 from pipelines.request import Request
 from pipelines.take import Take, prepare_out

@@ -23,7 +23,8 @@ from adapters.curves import cut
 from adapters.emotion import EmotionTimeline
 from pipelines import DEFAULTS, MAKERS, Backbone, ledger, media, resolve
 from pipelines.film_lines import Path as Place
-from pipelines.film_scene import Scene, SceneError, Shot, Speech
+from pipelines.film_scene import Scene, Shot, Speech
+from pipelines.film_table import SceneError
 from pipelines.params import ParamError
 from pipelines.request import MAX_SEED, Request
 from pipelines.take import Take

@@ -10,18 +10,18 @@ It deliberately does not know how anything is made. Standard library and the emo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adapters.curves import preset
 from adapters.emotion import EmotionError, EmotionTimeline
 from pipelines.film_lines import Path as Place
-from pipelines.film_lines import dotted, line_of, line_of_error, lines_of, said_by
+from pipelines.film_lines import line_of_error, lines_of, said_by
+from pipelines.film_table import SceneError, Table, Where
 
 SHORTEST, LONGEST = 1.0, 300.0  # s of a film; longer ones are made of several
 SHORTEST_SHOT = 0.25  # s: six frames, the least that is seen as a picture and not as a flash
@@ -56,33 +56,6 @@ _SHOT = (
 _VOICE = ("text", "audio", "at", "emotion", "volume", "params")
 _TITLE = ("text", "at", "seconds", "place", "size")
 _MUSIC = ("volume", "duck", "params")
-
-
-class SceneError(ValueError):
-    """A scene that cannot be made: one line with the line of its file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where the scene stands, to say so in errors. name: of the file. lines: place -> line."""
-
-    name: str
-    lines: Mapping[Place, int] = field(default_factory=dict)
-
-    def error(self, place: Place, text: str) -> SceneError:
-        """An error about a place; `text` starts with what it is about."""
-        line = line_of(self.lines, place)
-        at = f"{self.name}:{line}" if line else self.name
-        return SceneError(f"{at}: {text}")
-
-    def about(self, place: Place, text: str) -> SceneError:
-        """An error that names the place, then says `text`."""
-        return self.error(place, f"{dotted(place)}: {text}")
-
-    def wrapped(self, place: Place, error: Exception) -> SceneError:
-        """Another part's one line, at a place; it starts with a name of its own."""
-        inside = f"{dotted(place)}: " if len(place) > 1 else ""
-        return self.error(place, inside + " ".join(str(error).split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +239,7 @@ def scene_of(
     file_of: from a place and the text there to the file. emotion: in place of the data's own. over:
     allow intensities up to 1.5.
     """
-    top = _Table(data, (), where, over)
+    top = Table(data, (), where, over)
     top.check(_SCENE)
     seconds = top.number("seconds", None, SHORTEST, LONGEST)
     felt, curve = _felt(top, emotion)
@@ -398,86 +371,10 @@ def _own_length(shot: Shot, spoken: Mapping[Place, float]) -> float | None:
     return math.ceil(10 * (shot.speech.at + spoken[shot.speech.place] + AFTER_SPEECH)) / 10
 
 
-# Tables ------------------------------------------------------------------------------------------
+# From tables --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the data with its place: values by key, checked."""
-
-    data: Mapping[str, Any]
-    place: Place
-    where: Where
-    over: bool = False
-
-    def at(self, key: str) -> Place:
-        return (*self.place, key)
-
-    def check(self, known: Sequence[str]) -> None:
-        """Refuse keys that are not known, with the nearest that is."""
-        for key in self.data:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise self.where.about(self.at(key), f"is not known here; {hint}")
-
-    def text(self, key: str, usual: str) -> str:
-        value = self.data.get(key, usual)
-        if not isinstance(value, str) or len(value) > 2000:
-            shown = f"received {type(value).__name__}" if not isinstance(value, str) else "shorten"
-            raise self.where.about(self.at(key), f"a text of up to 2000 characters, {shown}")
-        return value
-
-    def number(self, key: str, usual: float | None, low: float, high: float) -> float | None:
-        value = self.data.get(key, usual)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.where.about(self.at(key), f"a number, received {str(value)[:40]!r}")
-        if not low <= value <= high:
-            msg = f"allowed {low:g} to {high:g}, received {value:g}; choose one within"
-            raise self.where.about(self.at(key), msg)
-        return float(value)
-
-    def whole(self, key: str, usual: int | None, low: int, high: int) -> int:
-        value = self.number(key, usual, low, high)
-        if value is None or not float(value).is_integer():
-            raise self.where.about(self.at(key), f"a whole number, received {value!r}")
-        return int(value)
-
-    def choice(self, key: str, usual: str, known: Sequence[str]) -> str:
-        value = self.text(key, usual)
-        if value not in known:
-            msg = f"allowed are {', '.join(known)}, received {value[:40]!r}; choose one"
-            raise self.where.about(self.at(key), msg)
-        return value
-
-    def table(self, key: str) -> _Table:
-        value = self.data.get(key, {})
-        if not isinstance(value, Mapping):
-            msg = f"a table ([{dotted(self.at(key))}]), received {str(value)[:40]!r}"
-            raise self.where.about(self.at(key), msg)
-        return _Table(value, self.at(key), self.where, self.over)
-
-    def tables(self, key: str, most: int) -> list[_Table]:
-        value = self.data.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-            raise self.where.about(self.at(key), f"tables, each headed [[{key}]]; write them so")
-        if len(value) > most:
-            msg = f"at most {most}, received {len(value)}; make several films"
-            raise self.where.about(self.at(key), msg)
-        return [_Table(one, (key, i), self.where, self.over) for i, one in enumerate(value)]
-
-    def emotion(self, key: str = "emotion") -> EmotionTimeline | None:
-        if key not in self.data:
-            return None
-        try:
-            return EmotionTimeline.parse(self.text(key, ""), over=self.over)
-        except EmotionError as error:
-            raise self.where.wrapped(self.at(key), error) from error
-
-
-def _felt(top: _Table, emotion: EmotionTimeline | None) -> tuple[EmotionTimeline, str]:
+def _felt(top: Table, emotion: EmotionTimeline | None) -> tuple[EmotionTimeline, str]:
     """The emotion of a film, and the preset that makes a course of it, "" for none."""
     if emotion is not None:
         return emotion, ""
@@ -494,11 +391,11 @@ def _felt(top: _Table, emotion: EmotionTimeline | None) -> tuple[EmotionTimeline
     return felt, curve
 
 
-def _file(table: _Table, key: str, file_of: Callable[[Place, str], Path]) -> Path:
+def _file(table: Table, key: str, file_of: Callable[[Place, str], Path]) -> Path:
     return file_of(table.at(key), table.text(key, ""))
 
 
-def _shot(table: _Table, file_of: Callable[[Place, str], Path]) -> Shot:
+def _shot(table: Table, file_of: Callable[[Place, str], Path]) -> Shot:
     table.check(_SHOT)
     kinds = [kind for kind in KINDS if kind in table.data]
     if len(kinds) != 1:
@@ -543,7 +440,7 @@ def _shot(table: _Table, file_of: Callable[[Place, str], Path]) -> Shot:
     )
 
 
-def _still(table: _Table, kind: str) -> str:
+def _still(table: Table, kind: str) -> str:
     """How a camera moves over a picture: "auto", kinds of `MOVES` joined by "+", "" for no still.
 
     A picture that is given is one unless told; a prompt is where it is said.
@@ -562,7 +459,7 @@ def _still(table: _Table, kind: str) -> str:
     return text
 
 
-def _sound(table: _Table) -> float | None:
+def _sound(table: Table) -> float | None:
     """dB of a video's own sound: `sound = true`, or a number."""
     value = table.data.get("sound", False)
     if isinstance(value, bool):
@@ -571,7 +468,7 @@ def _sound(table: _Table) -> float | None:
 
 
 def _speech_of_shot(
-    table: _Table, file_of: Callable[[Place, str], Path], kind: str
+    table: Table, file_of: Callable[[Place, str], Path], kind: str
 ) -> Speech | None:
     """What is said in a shot, from its beginning on."""
     if "text" not in table.data and "audio" not in table.data:
@@ -585,7 +482,7 @@ def _speech_of_shot(
     return Speech(*found, 0.0, emotion, 0.0, params, table.place)
 
 
-def _words(table: _Table, file_of: Callable[[Place, str], Path]) -> tuple[str, Path | None]:
+def _words(table: Table, file_of: Callable[[Place, str], Path]) -> tuple[str, Path | None]:
     if ("text" in table.data) == ("audio" in table.data):
         what = "both" if "text" in table.data else "neither"
         msg = f"speech is text or audio, received {what}; give one of them"
@@ -598,7 +495,7 @@ def _words(table: _Table, file_of: Callable[[Place, str], Path]) -> tuple[str, P
     return text, None
 
 
-def _voice(table: _Table, file_of: Callable[[Place, str], Path]) -> Speech:
+def _voice(table: Table, file_of: Callable[[Place, str], Path]) -> Speech:
     table.check(_VOICE)
     return Speech(
         *_words(table, file_of),
@@ -610,7 +507,7 @@ def _voice(table: _Table, file_of: Callable[[Place, str], Path]) -> Speech:
     )
 
 
-def _title(table: _Table) -> Title:
+def _title(table: Table) -> Title:
     table.check(_TITLE)
     text = table.text("text", "")
     if not text.strip():
@@ -625,7 +522,7 @@ def _title(table: _Table) -> Title:
     )
 
 
-def _music(top: _Table) -> Music | None:
+def _music(top: Table) -> Music | None:
     value = top.data.get("music", True)
     if isinstance(value, bool):
         return Music(-9.0, 9.0, {}) if value else None

@@ -18,7 +18,8 @@ from adapters.emotion import EmotionTimeline
 from pipelines import Step, ledger
 from pipelines.film import FilmParams, generate, job_of, request_of
 from pipelines.film_parts import parts_of
-from pipelines.film_scene import SceneError, read_scene
+from pipelines.film_scene import read_scene
+from pipelines.film_table import SceneError
 from pipelines.media import load_image, read_metadata
 from pipelines.media_sound import encode_sound
 from pipelines.media_video import decode_frames, decode_track, probe_video
@@ -283,11 +284,12 @@ def test_the_command_line_makes_and_remakes(made, folder: Path, tmp_path: Path, 
     arguments = ["make", "film", str(folder / "scene.toml"), "--out", str(copy), "--json"]
     assert affect(arguments) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["key"] == take.request.key
+    assert (told["key"], told["sha256"]) == (take.request.key, take.sha256)
     assert affect(["remake", str(take.path), "--out", str(copy)]) == 0
     path = Path(capsys.readouterr().out.strip())
     again = Take.read(path)
-    assert (again.request.key, again.reading) == (take.request.key, take.reading)
+    assert (again.request.key, again.sha256) == (take.request.key, take.sha256)
+    assert again.reading == take.reading
     assert affect(["remake", str(take.path), "--audio", str(folder / "said.wav")]) == 2
     assert "its scene says that" in capsys.readouterr().err
     assert affect(["show", str(take.path)]) == 0

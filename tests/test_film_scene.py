@@ -11,7 +11,8 @@ from adapters.assets import ASSETS
 from adapters.emotion import EmotionTimeline
 from pipelines import camera
 from pipelines.film_lines import dotted, line_of, lines_of
-from pipelines.film_scene import MOVES, SceneError, laid_out, read_scene
+from pipelines.film_scene import MOVES, laid_out, read_scene
+from pipelines.film_table import SceneError
 
 SCENE = '''title = "Storm"
 emotion = "0s contentment .5; 4s fear .9"

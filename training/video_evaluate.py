@@ -192,6 +192,7 @@ def read_portrait(take: Take, seconds: float) -> Read:
     from adapters.motion_critic import load_portrait_critic
     from pipelines.face_mesh import detect
     from pipelines.face_mesh import measure as mesh_of
+    from pipelines.media import load_image
     from pipelines.media_video import decode_frames
 
     reader = load_portrait_critic("reader-portrait")
@@ -200,7 +201,7 @@ def read_portrait(take: Take, seconds: float) -> Read:
         raise ValueError(msg)
     frames = [pixels for _, pixels in decode_frames(take.path, fps=FACE_RATE)]
     # The photo at the size of the film, so that rest and motion are measured alike.
-    photo = Image.open(take.request.inputs["image"]).convert("RGB")
+    photo = load_image(take.request.inputs["image"])
     height, width = frames[0].shape[:2]
     face = detect(photo.resize((width, height), Image.Resampling.LANCZOS))[0]
     meshes = [mesh_of(pixels, face) for pixels in frames]
