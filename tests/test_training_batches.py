@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from adapters.critic import load_critic
 from adapters.families import decode
-from pipelines.media import encode_image
+from pipelines.media import encode_image, load_image
 from pipelines.weights import load_pipeline
 from tests import tiny, tiny_video
 from training.batches import Batches, fitted_pixels
 from training.buckets import bucket_sizes, describe, fit
 from training.cache import Cache, encode_captions, encode_pictures, size_step
 from training.folder import DataError, Dataset, read_folder
+from training.folder_critic import audited, probabilities
 
 SHAPES = ((64, 64), (96, 48), (48, 96), (80, 64))
 
@@ -232,6 +234,8 @@ def test_another_seed_is_another_order(data: Dataset, pipe: Any, tmp_path: Path)
 
 def test_looking_ahead_does_not_move(data: Dataset, pipe: Any, tmp_path: Path) -> None:
     all_ = batches(data, pipe, tmp_path)
+    sheet = np.asarray(all_.sheet().convert("L"))
+    assert sheet[20:170, 20:170].std() > 10
     assert all_.first()["indices"] == all_.first()["indices"] == next(all_)["indices"]
 
 
@@ -306,3 +310,17 @@ def test_the_shipped_painter_knows_its_own_pictures_again(tmp_path: Path) -> Non
         with Image.open(data[index].path) as image:
             pixels = fitted_pixels(image.convert("RGB"), all_.fits[index]) * 0.5 + 0.5
         assert float((shown[k].float() - pixels).abs().mean()) < 0.12
+
+
+def test_a_real_critic_is_asked_about_every_label(tmp_path: Path) -> None:
+    data = pictures(tmp_path, 20)
+    report = read_folder(tmp_path, "image")[1]
+    critic = load_critic("critic-image")
+    found = probabilities(data, critic)
+    assert found.shape == (20, 13)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-3)
+    direct = critic.read([load_image(data[17].path)])[0].probabilities
+    np.testing.assert_allclose(found[17], direct, atol=1e-4)
+    noise = audited(report, data, critic).noise
+    assert noise is not None
+    assert noise.read == 20

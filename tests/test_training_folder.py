@@ -241,6 +241,7 @@ def test_speech_sets_are_recognised_by_their_names(tmp_path: Path) -> None:
     assert found["03a01Fa.wav"].emotion == "happiness"
     assert found["03a01Fa.wav"].caption == "Der Lappen liegt auf dem Eisschrank."
     assert [found[n].emotion for n in SOUNDS["emodb"][1:]] == ["anger", "neutral", "boredom"]
+    assert found["03a01Fa.wav"].sentence == found["03a01Wa.wav"].sentence == "a01"
     assert (found["03a01Fa.wav"].group, found["16b10Nb.wav"].group) == ("03", "16")
     found = by_name(read_folder(tmp_path / "ravdess", "voice", least=1)[0])
     normal, strong = (found[n] for n in SOUNDS["ravdess"][:2])
@@ -418,10 +419,15 @@ def test_damaged_files_are_left_out_and_told(tmp_path: Path) -> None:
     plain_folder(tmp_path)
     (tmp_path / "anger" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     (tmp_path / "anger" / "text.jpg").write_text("hello", encoding="utf-8")
+    with (tmp_path / "anger" / "vast.png").open("wb") as f:
+        f.truncate(21 << 20)
     data, report = read_folder(tmp_path, "image")
     assert len(data) == 12
-    assert [name for name, _ in report.broken] == ["anger/bad.png", "anger/text.jpg"]
-    assert "2 files are left out" in report.text()
+    assert [name for name, _ in report.broken] == [
+        "anger/bad.png", "anger/text.jpg", "anger/vast.png",
+    ]  # fmt: skip
+    assert "20 MB" in report.broken[2][1]
+    assert "3 files are left out" in report.text()
     assert str(tmp_path) not in report.text()
 
 

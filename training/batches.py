@@ -27,6 +27,7 @@ from pipelines.media import load_image
 from training.buckets import Fit, bucket_sizes, describe, fit
 from training.cache import MASK, POOLED, TOKENS, Cache, States, size_step
 from training.folder import DataError, Dataset
+from training.folder_sheet import sheet
 
 Batch = dict[str, Any]
 
@@ -110,6 +111,12 @@ class Batches(Iterator[Batch]):
             return next(self)
         finally:
             self.load_state_dict(kept)
+
+    def sheet(self) -> Image.Image:
+        """The batch that would come next as a contact sheet, cut as the model is shown it."""
+        indices, _ = self._plan[self.position % len(self._plan)]
+        fits = [self.fits[k] for k in indices]
+        return sheet([self.dataset[k] for k in indices], self.dataset.modality, fits)
 
     def prepare(self, tell: Callable[[str], None] = lambda line: None) -> int:
         """Fill the cache with everything that is missing; returns how much was made.

@@ -55,7 +55,8 @@ class Sample:
     name: posix path in the folder. state: (12,) intensities in CORE order, read-only, zeros where
     nothing is said (`labelled` False). vad: as rated, -1..1, or None. graded: somebody rated how
     strong it is. group: what may not be torn apart (speaker, song, near duplicates). split: "train"
-    or "held". width, height: pixels of a picture. seconds: of a sound, piece or recording.
+    or "held". sentence: what takes of one sentence share, where the set tells. width, height:
+    pixels of a picture. seconds: of a sound, piece or recording.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Sample:
     group: str
     split: str
     sha256: str
+    sentence: str = ""
     width: int = 0
     height: int = 0
     seconds: float = 0.0
@@ -356,6 +358,7 @@ def _sample(
         group=group,
         split=split,
         sha256=probe.sha256,
+        sentence=str(row.get("sentence") or row.get("sentence_id") or ""),
         width=probe.width,
         height=probe.height,
         seconds=probe.seconds,

@@ -22,14 +22,20 @@ from pipelines.media_midi import load_midi
 from pipelines.media_sound import load_sound
 
 if TYPE_CHECKING:
+    from training.buckets import Fit
     from training.folder import Sample
 
-CELL, FOOT, GAP = 168, 58, 12  # px of a picture, of the words under it, between them
+CELL, FOOT, GAP = 168, 72, 12  # px of a picture, of the words under it, between them
 MOST_ACROSS = 6
 
 
-def sheet(samples: Sequence[Sample], modality: str) -> Image.Image:
-    """Draw samples side by side, at most six across."""
+def sheet(
+    samples: Sequence[Sample], modality: str, fits: Sequence[Fit] | None = None
+) -> Image.Image:
+    """Draw samples side by side, at most six across.
+
+    fits: of pictures, one a sample: what a model is shown of each, instead of all of it.
+    """
     across = max(1, min(MOST_ACROSS, len(samples)))
     down = max(1, ceil(len(samples) / across))
     size = (across * (CELL + GAP) + GAP, down * (CELL + FOOT + GAP) + GAP)
@@ -38,8 +44,10 @@ def sheet(samples: Sequence[Sample], modality: str) -> Image.Image:
     for k, sample in enumerate(samples):
         left = GAP + k % across * (CELL + GAP)
         top = GAP + k // across * (CELL + FOOT + GAP)
-        shown = _shown(sample, modality)
-        shown.thumbnail((CELL * SCALE, CELL * SCALE), Image.Resampling.LANCZOS)
+        shown = _shown(sample, modality, fits[k] if fits else None)
+        scale = CELL * SCALE / max(shown.size)
+        wide, tall = (max(1, round(side * scale)) for side in shown.size)
+        shown = shown.resize((wide, tall), Image.Resampling.LANCZOS)
         place = (
             left * SCALE + (CELL * SCALE - shown.width) // 2,
             top * SCALE + (CELL * SCALE - shown.height) // 2,
@@ -49,12 +57,25 @@ def sheet(samples: Sequence[Sample], modality: str) -> Image.Image:
         y = top + CELL + 12
         colour = COLOURS.get(sample.emotion, SOFT)
         write(draw, (left, y), fitted(_felt(sample), 13, CELL), 13, colour)
-        words = _plain(sample.caption) or "no caption"
         tone = INK if sample.caption else SOFT
-        write(draw, (left, y + 16), fitted(words, 11, CELL), 11, tone)
-        about = sample.name if sample.split == "train" else f"held out: {sample.name}"
-        write(draw, (left, y + 31), fitted(_plain(about), 10, CELL), 10, SOFT)
+        for line in _two_lines(_plain(sample.caption) or "no caption"):
+            y += 15
+            write(draw, (left, y), line, 11, tone)
+        about = _plain(sample.name) if sample.split == "train" else f"held out: {sample.name}"
+        if fits:
+            about = f"{fits[k].bucket[0]} x {fits[k].bucket[1]}  {about}"
+        write(draw, (left, top + CELL + 58), fitted(_plain(about), 10, CELL), 10, SOFT)
     return paper.reduce(SCALE)
+
+
+def _two_lines(text: str) -> list[str]:
+    """Words over two lines at most, the second cut with an ellipsis."""
+    first, words = "", text.split()
+    while words and fitted(f"{first} {words[0]}", 11, CELL) == f"{first} {words[0]}".strip():
+        first = f"{first} {words.pop(0)}".strip()
+    if not first:
+        return [fitted(text, 11, CELL)]
+    return [first, fitted(" ".join(words), 11, CELL)] if words else [first]
 
 
 def _plain(text: str) -> str:
@@ -71,10 +92,13 @@ def _felt(sample: Sample) -> str:
     return " + ".join(parts) or "neutral"
 
 
-def _shown(sample: Sample, modality: str) -> Image.Image:
+def _shown(sample: Sample, modality: str, how: Fit | None) -> Image.Image:
     side = CELL * SCALE
     if modality == "image":
-        return load_image(sample.path)
+        image = load_image(sample.path)
+        if how is None:
+            return image
+        return image.resize(how.scaled, Image.Resampling.LANCZOS).crop(how.box)
     paper = Image.new("RGB", (side, side), "#ffffff")
     draw = ImageDraw.Draw(paper)
     if modality == "voice":
