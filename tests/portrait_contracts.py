@@ -8,6 +8,7 @@ metadata survives all files of a take. test_contracts.py hands this class to pyt
 from __future__ import annotations
 
 import dataclasses
+import threading
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -88,6 +89,23 @@ def run(model, requests, out, **options):
 
 def takes(model, requests, out, **options):
     return [event for event in run(model, requests, out, **options) if isinstance(event, Take)]
+
+
+def stopped(model, asked, stage, out):
+    """Leave at the third step of a stage: no thread and no file stays."""
+    options = {"critic": None, "reader": None, "batch_size": 2}
+    events = pipelines.generate(asked, pipeline=model, out_dir=out, **options)
+    seen = 0
+    for event in events:
+        assert isinstance(event, Step)
+        assert 0 <= event.index <= event.total
+        seen += event.stage == stage
+        if seen == 3:
+            break
+    assert seen == 3
+    events.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "affect-portrait"]
+    assert {p.name for p in out.rglob("*.*")} <= {"takes.jsonl", ".takes.lock"}
 
 
 def frames(item):

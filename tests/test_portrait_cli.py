@@ -133,7 +133,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, stranger: Path) -> dict[str, s
     (folder / "nothing.wav").write_bytes(b"")
     (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(900))
     grey = np.full((64, 64, 3), 90, np.uint8)
-    (folder / "nobody.mp4").write_bytes(encode_video(iter([grey] * 4), 30))
+    (folder / "nobody.mp4").write_bytes(encode_video(iter([grey]), 30))
     closed = load_image(FACES / "closed.jpg")
     closed.crop((0, 0, closed.width // 2, closed.height)).save(folder / "half.png")
     closed.resize((96, 96)).save(folder / "face.gif")
