@@ -135,7 +135,8 @@ class Rig:
         """Batches of curves (B, 52), turn (B, 3) and shares of the photo's expression (B, 2)."""
         smile, gap = portrait_source.shares(motion.curves)
         if len(motion) > 1:
-            smile, gap = (portrait_source.smoothed(s, motion.fps) for s in (smile, gap))
+            smile = portrait_source.smoothed(smile, motion.fps, portrait_source.LEVEL)
+            gap = portrait_source.smoothed(gap, motion.fps)
         own = np.stack([smile, gap], 1) * self.neutralise
         for start in range(0, len(motion), batch):
             part = slice(start, start + batch)

@@ -15,11 +15,16 @@ from pipelines.face_mesh import template
 from pipelines.portrait_basis import LOWER_LIP, UPPER_LIP, basis
 from pipelines.portrait_field import Frame
 
-__all__ = ["FROM_ABOVE", "closing", "lip_gap", "shares", "smile_of", "smoothed"]
+__all__ = ["FROM_ABOVE", "LEVEL", "closing", "lip_gap", "shares", "smile_of", "smoothed"]
 
 FROM_ABOVE = 0.2
 """Share of the gap between the lips that the upper one closes: jaws open mouths. With half of it
 the upper lip of a photo that smiles grows long and hides the teeth when it opens again."""
+
+LEVEL = 0.6
+"""Share of `smile_of` that leaves a level mouth. It is measured with the photo's lips apart, and
+closing them lifts the lower one: with all of it the corners hang. That suits anger and sadness, but
+who talks or raises a brow is not sad."""
 
 _EDGE = 0.026  # eye distances
 
@@ -30,7 +35,8 @@ _AGAINST = {
 _AGAINST_MIDDLE = {
     "browInnerUp": 0.7, "mouthShrugLower": 0.8, "mouthPucker": 0.8, "mouthFunnel": 0.5,
 }  # fmt: skip
-"""How strongly a channel asks for the smile of the photo to go; our choice."""
+"""How strongly a channel asks for the smile of the photo to go; our choice. The second group, which
+words have too, asks for a level mouth and no more."""
 _SPEECH = (
     "jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLowerDown", "mouthRollLower",
     "mouthRollUpper", "mouthPress", "mouthUpperUp", "mouthShrugUpper", "mouthStretch",
@@ -100,26 +106,35 @@ def shares(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         both = curves[:, [ARKIT.index(name + "Left"), ARKIT.index(name + "Right")]]
         return np.asarray(both.max(1))
 
-    against = sum(w * of(name) for name, w in {**_AGAINST, **_AGAINST_MIDDLE}.items())
+    against = sum(w * of(name) for name, w in _AGAINST.items())
+    middle = sum(w * of(name) for name, w in _AGAINST_MIDDLE.items())
     # brows that rise alone are an accent of speech; with the lids it is fright or surprise
     against = against + 3.0 * np.minimum(of("browInnerUp"), of("eyeWide"))
     smiling = of("mouthSmile")
     # one-sided smiles (contempt) are no smiles: the lower side counts
     even = curves[:, [ARKIT.index("mouthSmileLeft"), ARKIT.index("mouthSmileRight")]].min(1)
     contempt = (smiling - even) + of("mouthDimple")
-    smile = np.clip((against + 1.5 * contempt) / 0.55, 0, 1) * (1 - np.clip(even / 0.5, 0, 1))
+    asked = (against + 1.5 * contempt) / 0.55 + np.minimum(middle / 0.55, LEVEL)
+    smile = np.clip(asked, 0, 1) * (1 - np.clip(even / 0.5, 0, 1))
     speech = np.clip(sum(of(name) for name in _SPEECH) / 0.18, 0, 1)
     keep = np.clip(even / 0.5, 0, 1) * (1 - np.clip(of("jawOpen") / 0.05, 0, 1))
     gap = np.maximum(speech, smile) * (1 - keep)
     return np.asarray(smile, np.float32), np.asarray(gap, np.float32)
 
 
-def smoothed(share: np.ndarray, fps: float) -> np.ndarray:
-    """The share (T,) held half a second around each need, eased: lips rest shut between words."""
+def smoothed(share: np.ndarray, fps: float, most: float = 1.0) -> np.ndarray:
+    """The share (T,) held half a second around each need, eased: lips rest shut between words.
+
+    most: how much of it is held; beyond that it is only eased.
+    """
     reach = max(1, round(0.5 * fps))
     padded = np.pad(share, reach, mode="edge")
     held = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(-1)
     ease = np.hanning(reach + 2)[1:-1] if reach > 1 else np.ones(1)
     ease /= ease.sum()
-    wide = np.pad(held, (len(ease) // 2, len(ease) - 1 - len(ease) // 2), mode="edge")
-    return np.asarray(np.convolve(wide, ease, "valid"), np.float32)
+
+    def eased(row: np.ndarray) -> np.ndarray:
+        wide = np.pad(row, (len(ease) // 2, len(ease) - 1 - len(ease) // 2), mode="edge")
+        return np.asarray(np.convolve(wide, ease, "valid"))
+
+    return np.maximum(eased(np.minimum(held, most)), eased(share)).astype(np.float32)

@@ -251,6 +251,35 @@ def test_lips_stay_shut_between_words() -> None:
     assert np.abs(np.diff(gaps)).max() < 0.2
 
 
+def test_words_take_a_smile_back_to_a_level_mouth_and_no_further() -> None:
+    """Found in a film: a photo that smiles looked sad while it said something without emotion."""
+    said = curves(mouthPucker=0.7, mouthFunnel=0.4)
+    for name in ("smile", "astronaut"):
+        rest = smiling(face_of(name))
+        words, raised, sad = (
+            measure(rig_of(name).frame(values), face_of(name))
+            for values in (said, curves(browInnerUp=0.9), curves(browInnerUp=0.9, mouthFrown=0.5))
+        )
+        assert words is not None
+        assert raised is not None
+        assert sad is not None
+        assert smiling(sad) + 0.03 < smiling(raised) < rest - 0.05
+        assert smiling(words) < rest - 0.03
+
+
+def test_a_mouth_is_level_before_it_falls() -> None:
+    """Half a second before somebody is surprised the smile has gone, but nobody is sad."""
+    from pipelines.portrait_source import LEVEL, shares, smoothed
+
+    course = np.zeros((60, len(ARKIT)), np.float32)
+    course[30:] = curves(browInnerUp=1, eyeWide=1)
+    share = smoothed(shares(course)[0], 30, LEVEL)
+    assert share[0] == 0
+    assert share[20] == pytest.approx(LEVEL, abs=0.02)
+    assert share[-1] == 1
+    assert (np.diff(share) >= -1e-6).all()
+
+
 def test_small_large_and_cut_photos() -> None:
     base = photo("astronaut")
     for image in (base.resize((128, 128)), base.crop((150, 20, 330, 300)), base.convert("CMYK")):
