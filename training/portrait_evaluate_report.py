@@ -305,6 +305,6 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{drift['people'][2]:.3f}). The mesh itself moves its skull with the face.",
         f"* Largest change outside the face's box {pixels['outside']:.0f} of 255, at rest "
         f"{pixels['at_rest']:.0f}. Rendering and measuring: {1000 * pixels['seconds_a_frame']:.0f} "
-        "ms a frame on one shared core.",
+        "ms of processor time a frame.",
     ]
     return "\n".join(lines) + "\n"
