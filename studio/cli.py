@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "page": ("studio.demo:page_app", "Write a contact page of the takes in a folder.", "Look"),
     "library": ("studio.library:app", "Find, like, delete and copy takes of a folder.", "Look"),
+    "serve": ("studio.serve:app", "The studio as a page in a browser.", "Make"),
     "models": ("studio.models:app", "List, verify and pull model weights.", "Set up"),
     "train": ("studio.train:app", "Teach a model a style from files of your own.", "Set up"),
     "calibrate": ("studio.calibrate:app", "Measure and store how a model answers.", "Set up"),

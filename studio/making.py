@@ -1,0 +1,175 @@
+"""From a page's controls to takes: requests, consent, and runs that a button can stop.
+
+A run is a generator over `pipelines.generate`; between two of its events it looks whether its
+session was asked to stop, and then closes it, which ends the work within one step. This file does
+not know how anything is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from studio.run import DOING, DOING_OF, build_requests, quiet_libraries, read_emotion
+
+if TYPE_CHECKING:
+    from pipelines import Step
+    from pipelines.take import Request, Take
+
+EXT = {"image": "png", "music": "mid"}
+_stopping: set[str] = set()
+_lock = threading.Lock()
+
+
+def stop(session: str) -> None:
+    """Let the run of a session end within one step."""
+    with _lock:
+        _stopping.add(session)
+
+
+def begin(session: str) -> None:
+    """Forget an earlier stop: a new run is wanted."""
+    with _lock:
+        _stopping.discard(session)
+
+
+def is_stopping(session: str) -> bool:
+    """Whether the session asked to stop."""
+    with _lock:
+        return session in _stopping
+
+
+def made(
+    requests: Sequence[Request],
+    out: Path,
+    *,
+    session: str = "",
+    best_of: int | None = None,
+    batch_size: int | None = None,
+    ext: str | None = None,
+) -> Generator[Step | Take, None, None]:
+    """Make requests, event by event, until all are made or the session asks to stop.
+
+    Raises what `pipelines.generate` raises: one line each.
+    """
+    from pipelines import generate
+
+    quiet_libraries(offline=True)
+    modality = requests[0].modality
+    events = generate(
+        requests, out_dir=out, best_of=best_of, batch_size=batch_size, offline=True,
+        ext=ext or EXT.get(modality, "auto"),
+    )  # fmt: skip
+    with closing(cast("Generator[Step | Take]", events)):
+        for event in events:
+            yield event
+            if session and is_stopping(session):
+                return
+
+
+def doing(modality: str, stage: str) -> str:
+    """What a stage of the work is called."""
+    return (DOING | DOING_OF.get(modality, {})).get(stage, stage).capitalize()
+
+
+def requests_of(
+    modality: str,
+    prompt: str,
+    emotion: str,
+    *,
+    seed: int,
+    n: int = 1,
+    backbone: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path | None],
+    out: Path,
+    agreed: bool = False,
+) -> list[Request]:
+    """Checked requests of what a person filled in, with the consent that they state.
+
+    agreed: the person says that those who are seen or heard are themselves, drawn, or agreed.
+    Raises one line for anything that is missing or wrong.
+    """
+    state = read_emotion(emotion, over=bool(params.get("over")), reader=None, modality=modality)
+    requests = build_requests(
+        prompt, [state], seed=seed, n=n, backbone=backbone, params=params, inputs=inputs,
+        modality=modality,
+    )  # fmt: skip
+    return with_consent(requests, out, agreed=agreed)
+
+
+def with_consent(requests: list[Request], out: Path, *, agreed: bool) -> list[Request]:
+    """Requests with the document that says who agreed; a yes of the page is written down."""
+    from studio.consent import ConsentError, consent_for_all
+    from studio.make import PEOPLE
+
+    inputs, modality = requests[0].inputs, requests[0].modality
+    known = PEOPLE.get(modality, {})
+    people = {
+        path: known[kind]
+        for name, path in inputs.items()
+        if (kind := name.rpartition(".")[2]) in known
+    }
+    if not people:
+        return requests
+    document = _stated(list(people), out) if agreed else None
+    try:
+        found = consent_for_all(people, document, out, ask=False)
+    except ConsentError as error:
+        msg = (
+            "consent: this may be a real person's face or voice; tick that it is yours, drawn, or "
+            "that the person agreed"
+        )
+        raise ConsentError(msg) from error
+    if found is None:
+        return requests
+    named = {**inputs, "consent": found.resolve()}
+    return [replace(request, inputs=named, digests={}) for request in requests]
+
+
+def _stated(files: Sequence[Path], out: Path) -> Path:
+    """What the person at the page said of these files, written down beside the takes."""
+    from pipelines.ledger import write_atomic
+
+    digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    path = out / f"consent-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:8]}.json"
+    if path.is_file():
+        return path
+    said = {
+        "agreed": True,
+        "statement": "The person at the page ticked that whoever is seen or heard in these files "
+        "is themselves, drawn, or agreed to their use here.",
+        "sha256": digests[0] if len(digests) == 1 else digests,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomic(path, (json.dumps(said, indent=1) + "\n").encode())
+    return path
+
+
+def remade(out: Path, key: str, emotion: str | None, seed: int | None) -> list[Request]:
+    """The request of a take, by its key, with another emotion or seed.
+
+    Raises TakeError when there is no such take, or what it was made from is gone.
+    """
+    from pipelines.take import Take, TakeError
+    from studio.library_index import Library
+
+    if not key or not all(one in "0123456789abcdef" for one in key):
+        msg = "take: nothing is chosen; make something, or choose it in the gallery"
+        raise TakeError(msg)
+    old = Take.read(Library(out).find(key).path).request
+    old.check_inputs()
+    changes: dict[str, Any] = {}
+    if emotion is not None:
+        over = bool(old.params.get("over"))
+        changes["emotion"] = read_emotion(emotion, over=over, reader=None, modality=old.modality)
+    if seed is not None:
+        changes["seed"] = seed
+    return [old.changed(**changes)]

@@ -1,0 +1,88 @@
+"""Scenes of films that come from a page: a text, and the files that were uploaded with it.
+
+A scene names its files by name; only those that came with it, or the samples, are found, and its
+knobs name no folder, file or model of this machine. This file does not know how films are made.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.assets import ASSETS
+
+if TYPE_CHECKING:
+    from pipelines.request import Request
+
+SAMPLES = ASSETS / "samples"
+LARGEST = 200_000  # characters of a scene
+NAMING = ("lora", "painter", "polish", "speech", "soundfont", "backbone", "curve")
+"""Keys whose text may name a file, a folder or a model."""
+
+
+def sample_scene() -> str:
+    """The shipped scene, with its files by their bare names."""
+    text = (SAMPLES / "storm.toml").read_text(encoding="utf-8")
+    return text.replace("faces/closed.jpg", "closed.jpg")
+
+
+def sample_files() -> list[Path]:
+    """The files that the shipped scene names."""
+    return [SAMPLES / "faces" / "closed.jpg", SAMPLES / "storm.wav"]
+
+
+def scene_request(
+    text: str, files: Sequence[Path], *, draft: bool, emotion: str | None = None
+) -> Request:
+    """The request of a scene. files: what came with it. emotion: in place of the scene's own.
+
+    Raises SceneError, ParamError or EmotionError in one line.
+    """
+    from adapters.emotion import EmotionTimeline
+    from pipelines.film import job_of, request_of
+    from pipelines.film_lines import line_of_error, lines_of, said_by
+    from pipelines.film_scene import SceneError, Where, scene_of
+
+    if len(text) > LARGEST:
+        msg = f"scene: at most {LARGEST} characters are read, received {len(text)}; shorten it"
+        raise SceneError(msg)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        msg = f"scene:{line_of_error(error, text)}: no TOML: {said_by(error)}; mend that line"
+        raise SceneError(msg) from error
+    _refuse_names(data)
+    known = {one.name: one for one in files}
+    where = Where("scene", lines_of(text))
+
+    def found(place: tuple[int | str, ...], name: str) -> Path:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise where.about(place, f"no file {name[:60]!r} came with it ({there}); upload it")
+        return known[name]
+
+    scene = scene_of(data, where, found)
+    felt = None if emotion is None else EmotionTimeline.parse(emotion)
+    request = request_of(scene, emotion=felt, params={"draft": draft})
+    job_of(request, where=where)
+    return request
+
+
+def _refuse_names(node: Any) -> None:
+    """Refuse knobs that could name something of this machine; courses by their names are fine."""
+    from adapters.curves import presets
+    from pipelines import BACKBONES
+    from pipelines.film_scene import SceneError
+
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            usual = ("", "auto", "espeak", *presets(), *BACKBONES)
+            if key in NAMING and isinstance(value, str) and value not in usual:
+                msg = f"scene: {key} names something of this machine; use `affect make film` for it"
+                raise SceneError(msg)
+            _refuse_names(value)
+    elif isinstance(node, list):
+        for one in node:
+            _refuse_names(one)

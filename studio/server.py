@@ -1,0 +1,185 @@
+"""The server behind `affect serve`: its defaults, its two guards, and what is loaded beforehand.
+
+A server answers to its own names only (a foreign Host gets 400), takes changes only from its own
+pages (a foreign Origin gets 403), serves no folder, and keeps uploads in a folder of its own within
+the folder of the takes. It asks nothing of the network. This file does not know the page.
+
+Source: measured on Gradio 6.31; Host and Origin are compared as ComfyUI does on loopback.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+UPLOADS = ".uploads"
+MAX_UPLOAD = 512 * 2**20  # bytes: a film; pictures and sounds have lower limits in pipelines.media
+LOCAL = ("127.0.0.1", "localhost", "::1")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+Scope = MutableMapping[str, Any]
+Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
+
+
+class ServerError(ValueError):
+    """A server that must not be started so; one line."""
+
+
+class Guard:
+    """ASGI middleware: refuse foreign names (400) and changes from foreign pages (403).
+
+    hosts: names without ports that this server answers to; empty for any (then a login is needed).
+    """
+
+    def __init__(self, app: Asgi, hosts: tuple[str, ...] = LOCAL) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        host = headers.get("host", "")
+        if self.hosts and bare(host) not in self.hosts:
+            await _answer(send, 400, "This server does not answer to that name.")
+            return
+        origin = headers.get("origin")
+        changes = scope["type"] == "websocket" or scope.get("method") not in _SAFE
+        if origin is not None and changes and urlsplit(origin).netloc.lower() != host.lower():
+            await _answer(send, 403, "Changes are taken from this server's own pages only.")
+            return
+        if (
+            origin is None
+            and changes
+            and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        ):
+            await _answer(send, 403, "Changes are taken from this server's own pages only.")
+            return
+        await self.app(scope, receive, send)
+
+
+def bare(host: str) -> str:
+    """A Host header without its port, in lower case; "" for what is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+async def _answer(send: Any, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+def prepare(out: Path) -> Path:
+    """Everything that must be set before gradio is imported; returns the absolute out folder."""
+    from pipelines.take import prepare_out
+
+    out = out.expanduser().absolute()
+    prepare_out(out)
+    uploads = out / UPLOADS
+    uploads.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["GRADIO_NODE_SERVER_NAME"] = ""
+    from pipelines.media import trim_readers
+
+    trim_readers()  # gradio decodes uploads with every reader that Pillow has
+    return out
+
+
+def login(text: str) -> tuple[str, str] | None:
+    """NAME:PASSWORD, or NAME:env:VARIABLE so that no password is seen among the processes.
+
+    Raises ServerError in one line.
+    """
+    if not text:
+        return None
+    name, _, word = text.partition(":")
+    if word.startswith("env:"):
+        word = os.environ.get(word.removeprefix("env:"), "")
+    if not name or len(word) < 8:
+        msg = "auth: NAME:PASSWORD of 8 characters or more, or NAME:env:VARIABLE; choose another"
+        raise ServerError(msg)
+    return name, word
+
+
+def check_open(host: str, share: bool, auth: tuple[str, str] | None) -> None:
+    """Refuse to be reached from elsewhere without a login; raises ServerError in one line."""
+    if auth is not None or (host in LOCAL and not share):
+        return
+    what = "share" if share else f"host {host}"
+    msg = f"serve: {what} lets others in, so it needs --auth NAME:PASSWORD; add it or leave it out"
+    raise ServerError(msg)
+
+
+def hosts_of(host: str, share: bool) -> tuple[str, ...]:
+    """Names that a server on this address answers to; () for any."""
+    if share or host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return ()
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return (*LOCAL, host.lower())
+    return (*LOCAL, host)
+
+
+def launch(
+    out: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    auth: tuple[str, str] | None = None,
+    share: bool = False,
+    mcp: bool = False,
+    block: bool = True,
+    warm: bool = True,
+) -> tuple[Any, str]:
+    """Start serving; returns the page and its address. block: until Ctrl-C.
+
+    warm: load the painter in the background, so that the first picture is quick.
+    """
+    check_open(host, share, auth)
+    out = prepare(out)
+    from starlette.middleware import Middleware
+
+    from studio.app import build_app, style
+
+    page = build_app(out)
+    if warm:
+        threading.Thread(target=_warm, name="affect-warm", daemon=True).start()
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, share=share, auth=auth, quiet=True, inbrowser=False,
+        max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp, allowed_paths=[],
+        enable_monitoring=False, ssr_mode=False, pwa=False, show_error=True, strict_cors=True,
+        footer_links=["api", "settings"], prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share))]},
+        **style(),
+    )  # fmt: skip
+    if block:
+        page.block_thread()
+    return page, address
+
+
+def _warm() -> None:
+    """Load the embedded painter and its readers; whoever asks first finds them there."""
+    from contextlib import suppress
+
+    from pipelines import DEFAULTS, resolve
+    from studio.run import no_bars, quiet_libraries
+
+    quiet_libraries(offline=True)
+    with suppress(Exception):  # it is told to whoever asks for a picture
+        from pipelines.session import embedded_critic, loaded
+
+        no_bars()
+        loaded(resolve(DEFAULTS["image"]), device=None, dtype=None, offline=True)
+        for role in ("critic", "reader"):
+            embedded_critic(f"{role}-image")

@@ -1,0 +1,116 @@
+"""Controls of a page, made from the knobs of a modality: what `studio.options` is for `--help`.
+
+Knobs that name a file, a folder or a model are drop-down lists of what is there, or left out:
+nothing that a browser sends becomes a path. This file does not know what a knob does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from adapters.curves import presets
+from pipelines import BACKBONES, DEFAULTS, BackboneError
+from pipelines.params import ParamError
+from studio.run import params_of
+
+STYLES = "styles"
+"""Folder within the out folder that holds trained styles."""
+LEFT_OUT = ("polish", "polish_strength", "painter", "points")
+"""Knobs that name models of any kind, or are found by looking: for the command line."""
+_CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("music", "form"): ("auto", "song", "rondo", "through"),
+    ("voice", "engine"): ("auto", "psola", "world"),
+    ("voice", "format"): ("auto", "wav", "flac", "mp3"),
+    ("voice", "speech"): ("auto", "espeak"),
+}
+
+
+def knobs(modality: str) -> list[dataclasses.Field[Any]]:
+    """The knobs of a modality that a page shows, in their order."""
+    shown = [one for one in dataclasses.fields(params_of(modality)) if one.name not in LEFT_OUT]
+    return [one for one in shown if not (one.name == "lora_weight" and modality == "image")]
+
+
+def choices_of(modality: str, name: str, styles: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(shown, value) of a knob that is a choice; none where it is not."""
+    if (modality, name) in _CHOICES:
+        return [(one, one) for one in _CHOICES[modality, name]]
+    if name == "curve":
+        return [("none", ""), *((one, one) for one in presets())]
+    if name == "lora" and modality not in ("image", "video"):
+        return [("none", ""), *((one, one) for one in styles)]
+    return []
+
+
+def control(one: dataclasses.Field[Any], modality: str, styles: Sequence[str] = ()) -> Any:
+    """The control of one knob; its value when left alone is the knob's own."""
+    title = one.name.replace("_", " ").capitalize()
+    about, kind = str(one.metadata.get("help", "")), str(one.type).split(" ")[0]
+    usual = DEFAULT_VALUES.get(modality, {}).get(one.name, one.default)
+    low, high = one.metadata.get("min"), one.metadata.get("max")
+    if options := choices_of(modality, one.name, styles):
+        return gr.Dropdown(options, value=usual or options[0][1], label=title, info=about)
+    if kind == "bool":
+        return gr.Checkbox(bool(usual), label=title, info=about)
+    if kind == "str":
+        return gr.Textbox(str(usual or ""), label=title, info=about, max_length=2000)
+    if usual is None or low is None or high is None or high - low > 1000:
+        step = one.metadata.get("step", 1 if kind == "int" else 0.1)
+        return gr.Number(
+            usual, label=title, info=about, minimum=low, maximum=high, step=step,
+            precision=0 if kind == "int" else None,
+        )  # fmt: skip
+    return gr.Slider(low, high, usual, step=one.metadata.get("step"), label=title, info=about)
+
+
+DEFAULT_VALUES: dict[str, Mapping[str, Any]] = {
+    modality: BACKBONES[name].defaults for modality, name in DEFAULTS.items()
+}
+
+
+def params_from(
+    modality: str, values: Sequence[Any], out: Path, *, usual: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The params of a request from what the controls hold; what was left alone is left out.
+
+    Raises ParamError for a choice that was not offered: the browser may send anything.
+    """
+    found: dict[str, Any] = {}
+    known = DEFAULT_VALUES.get(modality, {}) if usual is None else usual
+    for one, value in zip(knobs(modality), values, strict=True):
+        options = choices_of(modality, one.name, styles_of(out, modality))
+        if options and value not in [choice for _, choice in options]:
+            msg = f"{one.name}: one of those offered, received {str(value)[:40]!r}; choose again"
+            raise ParamError(msg)
+        if value is None or value == known.get(one.name, one.default):
+            continue
+        if one.name == "lora" and options:
+            value = str(out / STYLES / modality / value) if value else ""
+        found[one.name] = value
+    return found
+
+
+def styles_of(out: Path, modality: str) -> list[str]:
+    """Names of the styles that were trained here for a modality."""
+    folder = out / STYLES / modality
+    return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
+
+def backbones_of(modality: str) -> list[str]:
+    """The models of a modality whose weights are on this machine, the embedded one first."""
+    from pipelines.weights import check_here
+
+    names = []
+    for row in BACKBONES.values():
+        if row.modality == modality:
+            try:
+                check_here(row, offline=True)
+            except (BackboneError, OSError):
+                continue
+            names.append(row.name)
+    return names
