@@ -156,8 +156,8 @@ def examine(path: Path, anchors: Path | None = None) -> Report:
             if not source:
                 report.problems.append(f"{path.name}: the mark as synthetic was taken away")
             report.ledger = in_ledger(path, report, request)
-    _check_credentials(path, anchors, source, report)
-    if "affect" not in said and not source and report.credentials == "none":
+    signed = _check_credentials(path, anchors, source, report)
+    if "affect" not in said and not source and not signed:
         report.problems.append(
             f"{path.name}: says nothing about its making; it may have been made in any way"
         )
@@ -167,17 +167,18 @@ def examine(path: Path, anchors: Path | None = None) -> Report:
 _KINDS = ("png", "jpg", "jpeg", "webp", "wav", "flac", "mp3", "mp4", "mid")
 
 
-def _check_credentials(path: Path, anchors: Path | None, source: str, report: Report) -> None:
+def _check_credentials(path: Path, anchors: Path | None, source: str, report: Report) -> bool:
+    """Look at content credentials; whether there are any, as far as can be told here."""
     from pipelines import provenance
 
     if not provenance.available():
         report.credentials = 'not looked at (`pip install "affect-studio[c2pa]"`)'
         if anchors is not None:
             provenance.credentials(path, anchors)  # says in one line that it is not installed
-        return
+        return False
     found = provenance.credentials(path, anchors)
     if found is None:
-        return
+        return False
     who = f", signed by {found.issuer}" if found.issuer else ""
     words = {
         "trusted": "hold, by somebody you trust",
@@ -191,6 +192,7 @@ def _check_credentials(path: Path, anchors: Path | None, source: str, report: Re
         report.problems.append(f"{path.name}: its credentials and its record differ on its making")
     if report.synthetic == "not stated" and found.sources:
         report.synthetic = provenance.source_word(found.sources[0])
+    return True
 
 
 def consent_of(request: Request) -> str:
