@@ -78,7 +78,7 @@ class Rig:
         self._lay_out(face, size)
         frame = self.square
         smile = -portrait_source.smile_of(frame)
-        self.own_smile = -smile
+        self.own_smile, self.level = -smile, portrait_source.level_of(frame)
         moves = _pixels_of(frame, ("mouthSmileLeft", "mouthSmileRight"))
         extra = np.stack([smile * moves, portrait_source.closing(frame)])
         self.fields = Fields(frame, extra, self.device)
@@ -133,9 +133,9 @@ class Rig:
         self, motion: Motion, batch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Batches of curves (B, 52), turn (B, 3) and shares of the photo's expression (B, 2)."""
-        smile, gap = portrait_source.shares(motion.curves)
+        smile, gap = portrait_source.shares(motion.curves, self.level)
         if len(motion) > 1:
-            smile = portrait_source.smoothed(smile, motion.fps, portrait_source.LEVEL)
+            smile = portrait_source.smoothed(smile, motion.fps, self.level)
             gap = portrait_source.smoothed(gap, motion.fps)
         own = np.stack([smile, gap], 1) * self.neutralise
         for start in range(0, len(motion), batch):

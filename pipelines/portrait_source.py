@@ -15,16 +15,18 @@ from pipelines.face_mesh import template
 from pipelines.portrait_basis import LOWER_LIP, UPPER_LIP, basis
 from pipelines.portrait_field import Frame
 
-__all__ = ["FROM_ABOVE", "LEVEL", "closing", "lip_gap", "shares", "smile_of", "smoothed"]
+__all__ = [
+    "FROM_ABOVE", "LEVEL", "closing", "level_of", "lip_gap", "shares", "smile_of", "smoothed",
+]  # fmt: skip
 
 FROM_ABOVE = 0.2
 """Share of the gap between the lips that the upper one closes: jaws open mouths. With half of it
 the upper lip of a photo that smiles grows long and hides the teeth when it opens again."""
 
-LEVEL = 0.6
-"""Share of `smile_of` that leaves a level mouth. It is measured with the photo's lips apart, and
-closing them lifts the lower one: with all of it the corners hang. That suits anger and sadness, but
-who talks or raises a brow is not sad."""
+LEVEL, _APART = 0.6, 0.1
+"""Share of `smile_of` that leaves a level mouth where the photo's lips stand a tenth of an eye
+distance apart. It is measured with them apart, and closing them lifts the lower one: with all of it
+the corners hang. That suits anger and sadness, but who talks or raises a brow is not sad."""
 
 _EDGE = 0.026  # eye distances
 
@@ -62,6 +64,11 @@ def lip_gap(frame: Frame) -> float:
     return float((p[14] - p[13]) @ frame.down) / frame.unit
 
 
+def level_of(frame: Frame) -> float:
+    """`LEVEL`..1, the share of the photo's smile that may go before its mouth hangs."""
+    return 1 - (1 - LEVEL) * float(np.clip(lip_gap(frame) / _APART, 0, 1))
+
+
 def closing(frame: Frame) -> np.ndarray:
     """(478, 2) pixels that bring the inner lips together, `FROM_ABOVE` by the upper one."""
     p = frame.points.astype(np.float64)
@@ -97,8 +104,11 @@ def closing(frame: Frame) -> np.ndarray:
     return out
 
 
-def shares(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) how much of the photo's smile, and of its open lips, curves (T, 52) ask to take back."""
+def shares(curves: np.ndarray, level: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) how much of the photo's smile, and of its open lips, curves (T, 52) ask to take back.
+
+    level: of the smile, what words alone may take.
+    """
 
     def of(name: str) -> np.ndarray:
         if name in ARKIT:
@@ -114,7 +124,7 @@ def shares(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # one-sided smiles (contempt) are no smiles: the lower side counts
     even = curves[:, [ARKIT.index("mouthSmileLeft"), ARKIT.index("mouthSmileRight")]].min(1)
     contempt = (smiling - even) + of("mouthDimple")
-    asked = (against + 1.5 * contempt) / 0.55 + np.minimum(middle / 0.55, LEVEL)
+    asked = (against + 1.5 * contempt) / 0.55 + np.minimum(middle / 0.55, level)
     smile = np.clip(asked, 0, 1) * (1 - np.clip(even / 0.5, 0, 1))
     speech = np.clip(sum(of(name) for name in _SPEECH) / 0.18, 0, 1)
     keep = np.clip(even / 0.5, 0, 1) * (1 - np.clip(of("jawOpen") / 0.05, 0, 1))

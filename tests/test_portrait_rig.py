@@ -273,7 +273,7 @@ def test_a_mouth_is_level_before_it_falls() -> None:
 
     course = np.zeros((60, len(ARKIT)), np.float32)
     course[30:] = curves(browInnerUp=1, eyeWide=1)
-    share = smoothed(shares(course)[0], 30, LEVEL)
+    share = smoothed(shares(course, LEVEL)[0], 30, LEVEL)
     assert share[0] == 0
     assert share[20] == pytest.approx(LEVEL, abs=0.02)
     assert share[-1] == 1
