@@ -162,9 +162,9 @@ def _shake(clock: _Clock) -> _Motion:
 
     def at(view: _View, i: int) -> None:
         strength = clock.wild[i] ** 2
-        view.right += 0.008 * strength * right[i]
-        view.down += 0.008 * strength * down[i]
-        view.roll += 0.006 * strength * roll[i]
+        view.right += 0.004 * strength * right[i]
+        view.down += 0.004 * strength * down[i]
+        view.roll += 0.003 * strength * roll[i]
 
     return at
 

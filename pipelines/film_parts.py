@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -298,6 +299,9 @@ def check_weights(job: Job, *, offline: bool | None = None) -> None:
 def _blamed(scene: Scene, part: Part, said: str) -> Place:
     """The place in the scene that an error of a part is about, as far as its text tells."""
     about = said.partition(":")[0].strip()
+    about = next((k for k, path in part.request.inputs.items() if str(path) == about), about)
+    if about == "params" and (quoted := re.search(r"'([^']+)' is not known", said)):
+        about = quoted.group(1)
     if part.role == "music":
         return ("music", "params", about)
     own = "params" if part.role == "picture" or part.place[0] == "voice" else "voice"

@@ -181,6 +181,8 @@ def job_of(
         load_image(init)  # A broken photo must be told before anything is made.
     if not request.prompt.strip():
         request = request.changed(prompt=_shown_in(init))
+    if init is not None and "keyframes" not in request.params:
+        params = dataclasses.replace(params, keyframes=0)  # the picture is the backbone's own way
     if init is not None and params.keyframes:
         msg = "keyframes: are painted first, a brought picture takes their place; leave out one"
         raise ParamError(msg)

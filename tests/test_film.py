@@ -249,6 +249,7 @@ def test_what_a_film_refuses(folder: Path, tmp_path: Path) -> None:
 FAULTS = [
     ('seconds = 1\ntransition', 'seconds = 0.5\ntransition', 17, "what is said ends 0.90 s"),
     ('still = "push"', 'still = "push"\nparams = { steps = 999 }', 13, "steps"),
+    ('still = "push"', 'still = "push"\nparams = { stepz = 9 }', 13, "params.stepz: "),
     ('image = "lake.png"', 'image = "said.wav"', 16, "no PNG, JPEG or WEBP"),
     ('image = "lake.png"', 'video = "lake.png"', 16, "no MP4"),
     ('audio = "said.wav"', 'audio = "lake.png"', 20, "no WAV, FLAC or MP3"),

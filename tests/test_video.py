@@ -58,7 +58,7 @@ def test_places_have_emotions_of_their_own():
         ("nowhere:fear .9", FrameError, "left"),
         ("left:xqzv .9", EmotionError, "xqzv"),
         (".5,0,.2,1:fear", FrameError, "x0"),
-        ("left:", EmotionError, ""),
+        ("left:", EmotionError, "emotion"),
     ],
 )
 def test_places_that_cannot_be_are_one_line(text, error, named):
@@ -91,6 +91,8 @@ def test_a_preset_is_a_course():
 def test_a_picture_needs_no_words():
     job = job_of(asked(prompt="", inputs={"init": photo()}))
     assert job.request.prompt == "a photo"
+    assert job.params.keyframes == 0, "the picture is in the stills' place"
+    assert job_of(asked()).params.keyframes == BACKBONES["video-tiny"].defaults["keyframes"] > 0
     with pytest.raises(ParamError, match="say what should be seen"):
         job_of(asked(prompt=" "))
 
@@ -109,7 +111,7 @@ def test_a_take_says_what_its_picture_shows(tmp_path):
         ({"seconds": 0.1}, "seconds"),
         ({"fps": 60}, "fps"),
         ({"keyframes": 2, "inputs": {"init": "photo"}}, "keyframes"),
-        ({"painter": "image-tiny"}, "painter"),
+        ({"painter": "image-tiny", "keyframes": 0}, "painter"),
         ({"painter": "music-tiny", "keyframes": 1}, "makes music"),
         ({"curve": "hold", "emotion": "0s fear; 2s awe"}, "curve"),
         ({"inputs": {"audio": "photo"}}, "init only"),
