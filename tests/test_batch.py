@@ -213,13 +213,15 @@ def test_a_rate_is_kept(made: tuple[Run, Any]) -> None:
 
 @pytest.mark.slow
 def test_workers_pull_and_one_that_is_killed_is_replaced(tmp_path: Path, weights: Path) -> None:
-    path = jobs(tmp_path, weights, {"emotion": "joy .5", "seed": "0..59"})
+    path = jobs(tmp_path, weights, {"emotion": "joy .5", "seed": "0..199"})
     out = tmp_path / "out"
     process = child(path, "--out", out, "--device", "cpu,cpu")
     assert process.stdout is not None
-    process.stdout.readline()  # the first take: both are at work
+    assert process.stdout.readline(), process.communicate()[1]  # the first take: both work
     found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
     workers = [int(line.split()[0]) for line in found if "spawn_main" in line]
     assert len(workers) == 2
@@ -227,7 +229,7 @@ def test_workers_pull_and_one_that_is_killed_is_replaced(tmp_path: Path, weights
     _, said = process.communicate(timeout=170)
     assert process.returncode == 0, said
     assert "killed by signal 9" in said
-    assert set(counted(out)) == set(range(60))
+    assert set(counted(out)) == set(range(200))
 
 
 @pytest.mark.parametrize(
