@@ -18,10 +18,10 @@ from training.lora import (
     SliderError,
     main,
     renorm,
-    slider_targets,
     train_slider,
 )
 from training.replay import LatentsError, Replay, sample_latents
+from training.student import adapted_layers
 
 PROMPTS = Prompts(
     neutral=("a lake", "a street", "a house"),
@@ -204,7 +204,7 @@ def test_own_latents_and_convs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_targets_are_exact_names_of_layers_that_see_the_picture(name: str) -> None:
     _, denoiser = denoiser_of(tiny(name))
-    names = slider_targets(denoiser, convs=True)
+    names = adapted_layers(denoiser, convs=True)
     modules = dict(denoiser.named_modules())
     assert all(target in modules for target in names)
     assert not [n for n in names if "add_" in n or "context_refiner" in n or "_added" in n]

@@ -23,28 +23,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from torch import nn
 
 from adapters.content import anchors as own_anchors
 from adapters.content import opposite, slider_prompts
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
-from adapters.lora import lora_layers
 from adapters.slider_file import read_metadata, write_slider
-from adapters.steps import is_flow
 from training.loop import Log, cosine, load_checkpoint, save_checkpoint
 from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
+from training.student import noised, student
 
 _ADAPTER = "slider_in_training"
 RECIPE = 1
@@ -116,28 +113,6 @@ class Prompts:
         return [*self.neutral, *self.positive, *self.negative, *self.anchors]
 
 
-def slider_targets(denoiser: nn.Module, convs: bool) -> list[str]:
-    """Exact names of the layers a slider adapts.
-
-    The attention projections that see the picture; never those of a transformer's text stream
-    (`add_*`, context refiner), which would turn the slider into a prompt change.
-    """
-    found = []
-    for name, module in denoiser.named_modules():
-        if "context_refiner" in name or "siglip" in name:
-            continue
-        linear = isinstance(module, nn.Linear) and re.search(
-            r"\.(to_q|to_k|to_v|to_out\.0|to_qkv_mlp_proj)$", name
-        )
-        conv = convs and isinstance(module, nn.Conv2d) and re.search(r"\.conv[12]$", name)
-        if linear or conv:
-            found.append(name)
-    if not found:
-        msg = f"backbone: {type(denoiser).__name__} has no attention layers a slider could adapt"
-        raise SliderError(msg)
-    return found
-
-
 def renorm(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`x` with each sample's RMS made that of `like`; the mean is left, since it is brightness."""
     axes = tuple(range(1, x.ndim))
@@ -184,18 +159,7 @@ def make_pool(
     # One draw in each of `count` equal slices: no time is missed, however small the pool.
     level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     level = level[torch.randperm(count, generator=generator)]
-    scheduler = pipe.scheduler
-    total = scheduler.config.num_train_timesteps
-    shape = (-1, *(1,) * (clean.ndim - 1))
-    if is_flow(scheduler):
-        shift = float(scheduler.config.get("shift") or 1.0)
-        sigma = shift * level / (1 + (shift - 1) * level)
-        t, sigma = sigma * total, sigma.view(shape)
-        x = (1 - sigma) * clean[chosen] + sigma * noise
-    else:
-        t = (level * total).long().clamp(max=total - 1)
-        abar = scheduler.alphas_cumprod.cpu()[t].view(shape).float()
-        x = abar.sqrt() * clean[chosen] + (1 - abar).sqrt() * noise
+    x, t = noised(pipe.scheduler, clean[chosen], noise, level)
     index = owner[chosen]
     offsets = (0,) if poles is None else (0, *poles)
     plain, push = [], []
@@ -209,62 +173,6 @@ def make_pool(
         plain.append(parts[0])
         push.append(torch.zeros_like(parts[0]) if poles is None else parts[1] - parts[2])
     return Pool(x, t, index, torch.cat(plain), torch.cat(push))
-
-
-@contextmanager
-def _student(
-    denoiser: nn.Module, settings: Settings, generator: torch.Generator
-) -> Iterator[tuple[list[nn.Parameter], Callable[[torch.Tensor], None]]]:
-    """Add a fresh adapter; yields its parameters and a setter of the per-sample weight (b,).
-
-    On exit the denoiser is as it was, other people's adapters and gradient flags included.
-    """
-    names = slider_targets(denoiser, settings.convs)
-    pattern = "(?:" + "|".join(re.escape(name) for name in names) + ")"  # peft matches it in full
-    before = {name: list(layer.active_adapters) for name, layer in lora_layers(denoiser).items()}
-    flags = [(p, p.requires_grad) for p in denoiser.parameters()]
-    weight = [torch.ones(1)]
-    handles = []
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=pattern)
-    denoiser.add_adapter(config, adapter_name=_ADAPTER)
-    try:
-        parameters = []
-        for name, layer in lora_layers(denoiser).items():
-            if _ADAPTER not in layer.lora_A:
-                continue
-            layer.set_adapter([*before.get(name, []), _ADAPTER])
-            down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
-            with torch.no_grad():  # peft draws from the global generator
-                bound = down[0].numel() ** -0.5
-                fresh = torch.rand(down.shape, generator=generator) * 2 * bound - bound
-                down.copy_(fresh)
-                up.zero_()
-            parameters += [down, up]
-
-            def weigh(module: nn.Module, args: tuple[Any, ...], layer: Any = layer) -> None:
-                s = weight[0].to(args[0])
-                layer.scaling[_ADAPTER] = s.view(-1, *(1,) * (args[0].ndim - 1))
-
-            handles.append(layer.register_forward_pre_hook(weigh))
-        for parameter in denoiser.parameters():
-            parameter.requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-        def set_weight(s: torch.Tensor) -> None:
-            weight[0] = s
-
-        yield parameters, set_weight
-    finally:
-        for handle in handles:
-            handle.remove()
-        denoiser.delete_adapters(_ADAPTER)
-        if not getattr(denoiser, "peft_config", None):
-            denoiser.unload_lora()
-        for name, layer in lora_layers(denoiser).items():
-            layer.set_adapter(before.get(name, []), inference_mode=True)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def train_slider(
@@ -343,15 +251,18 @@ def train_slider(
     print(f"{emotion}: teacher done in {time.perf_counter() - began:.1f} s", flush=True)
     denoiser = replay.denoiser
     generator = torch.Generator().manual_seed(settings.seed)
-    with _student(denoiser, settings, generator) as (parameters, set_weight):
+    fresh = student(
+        denoiser, [_ADAPTER], rank=settings.rank, convs=settings.convs, generator=generator
+    )
+    with fresh as (parameters, set_weights):
         state = _fit(
-            replay, student_pool, anchor_pool, settings, parameters, set_weight, generator,
+            replay, student_pool, anchor_pool, settings, parameters, set_weights, generator,
             checkpoint, facts, Log(out / f"{emotion}.jsonl", settings.batch), save_every,
         )  # fmt: skip
         tensors = get_peft_model_state_dict(denoiser, adapter_name=_ADAPTER)
         # Half precision is harmless here: these are products of two small matrices.
         halved = {key: value.half() for key, value in tensors.items()}
-        write_slider(path, part, halved, {**facts, **state})
+        write_slider(path, part, halved, {**facts, **state, "family": require(pipe, "lora").name})
     shutil.rmtree(checkpoint, ignore_errors=True)
     return path
 
@@ -418,7 +329,7 @@ def _fit(
     anchors: Pool | None,
     settings: Settings,
     parameters: Sequence[nn.Parameter],
-    set_weight: Callable[[torch.Tensor], None],
+    set_weights: Callable[[torch.Tensor], None],
     generator: torch.Generator,
     checkpoint: Path,
     facts: Mapping[str, Any],
@@ -455,7 +366,7 @@ def _fit(
             index = torch.cat([index, anchors.index[held]])
             s = torch.cat([s, pushed])
             target = torch.cat([target, anchors.plain[held]])
-        set_weight(s.to(device))
+        set_weights(s.to(device)[:, None])
         answer = replay(x.to(device), t.to(device), index)
         error = (answer - target.to(device)).pow(2).flatten(1).mean(1) / unit
         loss = error[: settings.batch].mean()
