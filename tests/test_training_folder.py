@@ -187,6 +187,9 @@ def test_quadrants_hold_several_emotions() -> None:
         ([{"valence": 5, "arousal": 1}], {"scales": {"valence": "1..4"}}, "declared 1..4"),
         ([{"valence": 5, "arousal": 1}], {"scales": {"valence": "four"}}, "low..high"),
         ([{"votes": {"sad": -1}}], {}, "0 or more"),
+        ([{"votes": {"sad": 10**400}}], {}, "expected as"),
+        ([{"valence": 10**400, "arousal": 1}], {}, "no number"),
+        ([{"emotion": "a\nb\x1b[2J"}], {}, "a?b"),
         ([{"emotion": "fear"}], {"intensity": 2.0}, "above 0 to 1"),
     ],
 )
@@ -477,8 +480,8 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "empty", "other", "three", "broken", "class", "modality",
-                                  "layout", "held", "outside", "absent", "json", "split",
-                                  "pattern"])  # fmt: skip
+                                  "layout", "held", "outside", "long", "dot", "absent", "json",
+                                  "split", "pattern"])  # fmt: skip
 def test_bad_folders_are_one_line(tmp_path: Path, kind: str) -> None:
     root, modality, options = tmp_path / "d", "image", {}
     root.mkdir()
@@ -486,6 +489,7 @@ def test_bad_folders_are_one_line(tmp_path: Path, kind: str) -> None:
         "none": "is no folder", "empty": "0 files", "other": "2 .wav", "three": "8 or more",
         "broken": "damaged", "class": "nearest known", "modality": "allowed image",
         "layout": "is not known", "held": "0 to 0.5", "outside": "outside the folder",
+        "long": "too long", "dot": "outside the folder",
         "absent": "is missing", "json": "line 2", "split": "split", "pattern": "none of",
     }[kind]  # fmt: skip
     if kind == "none":
@@ -516,6 +520,8 @@ def test_bad_folders_are_one_line(tmp_path: Path, kind: str) -> None:
         put_picture(root / "0.png", 0)
         row = {
             "outside": {"file_name": "../secret.png"},
+            "long": {"file_name": "9" * 5000},
+            "dot": {"file_name": "."},
             "absent": {"file_name": "1.png"},
             "split": {"file_name": "0.png", "split": "maybe"},
         }.get(kind, {"file_name": "0.png"})

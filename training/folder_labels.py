@@ -61,12 +61,20 @@ QUADRANTS: Mapping[str, str] = {
     "q4": "contentment 1", "hvla": "contentment 1",
 }  # fmt: skip
 
+_LONGEST = 500  # characters of an error
 _WIDE_LEAST = 3  # columns with emotion words that make a table of one column per emotion
 _SUM_SLACK = 0.02  # of a distribution that was rounded to two decimals
 
 
 class DataError(ValueError):
-    """Data that nothing can be trained from; one line that says what to change."""
+    """Data that nothing can be trained from; one line that says what to change.
+
+    What a file says may be quoted in it, so it is made one line of printable characters.
+    """
+
+    def __init__(self, text: str) -> None:
+        line = "".join(c if c.isprintable() else "?" for c in text)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,8 +210,9 @@ class _Words:
         if not all(math.isfinite(w) and w >= 0 for w in weights.values()) or (
             normalise and not total > 0
         ):
-            msg = f"data: votes and shares are 0 or more and not all 0, received {dict(weights)}"
-            raise DataError(msg[:300])
+            received = str(dict(weights))[:80]
+            msg = f"data: votes and shares are 0 or more and not all 0, received {received}"
+            raise DataError(msg)
         for word, weight in weights.items():
             if weight > 0:
                 state += (weight / total if normalise else weight) * self.unit(word)
@@ -341,7 +350,7 @@ def _number(row: Mapping[str, Any], names: Sequence[str]) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         where = row.get("_where", "a row")
@@ -364,7 +373,7 @@ def _mapping(value: Any) -> dict[str, float]:
         value = dict(zip(("neutral", *CORE), value, strict=True))
     try:
         return {str(word): float(weight) for word, weight in dict(value).items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         msg = f'data: votes are expected as {{"sad": 7, "fear": 3}}, received {str(value)[:60]}'
         raise DataError(msg) from error
 

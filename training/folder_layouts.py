@@ -43,6 +43,7 @@ SPLITS: Mapping[str, str] = {
 """Names of parts of a set -> the two that training knows."""
 
 _MOST_TABLE = 512 * 2**20  # bytes of a metadata file; EmoArt's has 300 MB
+_LONGEST_NAME = 255  # bytes, of usual file systems
 _LEAST_MATCH = 0.9  # of the files whose names fit a pattern, for it to be recognised
 
 
@@ -185,8 +186,9 @@ def read_rows(
             "plain": lambda: [{"path": name} for name in files],
         }
         rows = read[layout]()
+    there = set(files)
     for row in rows:
-        if not column_of(row, CAPTION):
+        if row["path"] in there and not column_of(row, CAPTION):
             row["text"] = _side_car(root / row["path"])
     return layout, rows
 
@@ -284,7 +286,7 @@ def _emoart(root: Path) -> list[Row]:
         where = f"{source.name} row {k + 1}"
         try:
             told = item["description"]
-            path = str(item["image_path"]).replace("\\", "/")
+            path = _inside(root, str(item["image_path"]), where)
             row: Row = {
                 "emotion": told["third_section"]["dominant_emotion"],
                 "text": told["first_section"]["description"],
@@ -297,7 +299,7 @@ def _emoart(root: Path) -> list[Row]:
             path = (source.parent / path).relative_to(root).as_posix()
         elif not (root / path).is_file() and path.startswith("Images/"):
             path = path.removeprefix("Images/")
-        rows.append({"path": _inside(root, path, where), **row})
+        rows.append({"path": path, **row})
     return rows
 
 
@@ -391,7 +393,10 @@ def _takes(files: Sequence[str]) -> list[Row]:
 def _inside(root: Path, name: str, where: str) -> str:
     """A path of a table, inside the folder and never outside it."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0][:2]:
+    if any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME for part in path.parts):
+        msg = f'data: {where} names "{name[:60]}...", too long for a file; correct it'
+        raise DataError(msg)
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0][:2]:
         msg = f'data: {where} names "{name[:60]}", outside the folder; use paths inside it'
         raise DataError(msg)
     return path.as_posix()
