@@ -25,10 +25,11 @@ import numpy as np
 
 from adapters.assets import ASSETS
 from adapters.emotion import CORE, VAD, Emotion, EmotionError, EmotionTimeline
+from adapters.vad import CLOSE_ENOUGH, SD
 from pipelines.drawing import COLOURS
 
 UI = ASSETS / "ui"
-FIRST = "happiness 0.7"
+FIRST = "awe 0.8"
 SECONDS = 8.0  # of the line of a single emotion: a short film
 LONGEST = 600.0  # s
 MOST_KEYS = 32
@@ -183,8 +184,7 @@ def _emotion(key: Mapping[str, Any]) -> Emotion:
         return Emotion.of(name, min(max(_number(key.get("i"), 0.7), 0.0), 1.0))
     if isinstance(key.get("a"), Mapping):
         felt = np.array([max(_number(key["a"].get(name), 0.0), 0.0) for name in CORE])
-        if felt.sum() > 1.0:
-            felt = felt / felt.sum()
+        felt = np.floor(1000 * felt / max(1.0, felt.sum()) + 1e-6) / 1000
         rest = key.get("rest")
         residual = (0.0, 0.0, 0.0)
         if isinstance(rest, list) and len(rest) == 3:
@@ -194,7 +194,17 @@ def _emotion(key: Mapping[str, Any]) -> Emotion:
     v, a = (min(max(_number(key.get(name), 0.0), -1.0), 1.0) for name in ("v", "r"))
     if math.hypot(v, a) < 0.03:  # a fingertip cannot find the very middle
         return Emotion.neutral()
-    return Emotion.from_vad(v, a)
+    return _tidy(Emotion.from_vad(v, a))
+
+
+def _tidy(emotion: Emotion) -> Emotion:
+    """Two digits, and no rest that raters would not notice: a hand is no more exact than that."""
+    felt = np.floor(100 * emotion.array + 0.5) / 100
+    if felt.sum() > 1.0:
+        felt = np.floor(100 * emotion.array) / 100
+    x, y, z = (round(float(one), 2) for one in emotion.vad - felt @ VAD)
+    small = float(np.linalg.norm(np.array([x, y, z]) / SD)) < CLOSE_ENOUGH
+    return Emotion(tuple(felt.tolist()), (0.0, 0.0, 0.0) if small else (x, y, z))
 
 
 def _number(value: Any, usual: float) -> float:

@@ -50,7 +50,8 @@ def build_app(out: Path, *, public: bool = True) -> Any:
     """
     from studio.api import add_api
     from studio.gallery import gallery_tab
-    from studio.tabs import add_use_as, film_tab, grid_tab, media_tabs
+    from studio.scenes import film_tab
+    from studio.tabs import add_use_as, grid_tab, media_tabs
     from studio.training_tab import training_tab
 
     with gr.Blocks(
@@ -64,7 +65,7 @@ def build_app(out: Path, *, public: bool = True) -> Any:
         with gr.Row(elem_id="studio"):
             with gr.Column(scale=4, min_width=320, elem_id="feel"):
                 panel = _panel()
-            with gr.Column(scale=7, min_width=340), gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Column(scale=7, min_width=340), gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 media = media_tabs(panel, out)
                 grid_tab(panel, out)
                 film_tab(panel, out)

@@ -19,8 +19,9 @@ from pipelines.drawing import COLOURS
 from studio import cards
 from studio.affect_pad import script
 from studio.library_index import Entry, Library, Search
+from studio.results import Result, result_area, shown
 from studio.run import PANELS
-from studio.tabs import Result, result_area, shown, wire_remake
+from studio.tabs import wire_remake
 
 PAGE = 48
 ON_MAP = 1000  # dots; more are a cloud
@@ -43,7 +44,7 @@ class Map(gr.HTML):
 
 def gallery_tab(panel: Any, out: Path) -> Result:
     """The tab, and the components that show the chosen take."""
-    with gr.Tab("Gallery", id="gallery", render_children=True) as tab:
+    with gr.Tab("Gallery", id="gallery") as tab:
         with gr.Row():
             words = gr.Textbox(label="Words", placeholder="of the prompt", min_width=140)
             emotion = gr.Dropdown(["any", *CORE], value="any", label="Emotion", min_width=120)
@@ -57,7 +58,7 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             liked = gr.Checkbox(False, label="Favourites only", min_width=120)
         found = gr.HTML("", elem_id="found")
         grid = gr.Gallery(
-            label="Takes", columns=4, height=330, allow_preview=False, interactive=False,
+            label="Takes", columns=4, height=330, allow_preview=False, fit_columns=False, interactive=False,
             elem_id="gallery", buttons=[],
         )  # fmt: skip
         with gr.Accordion("Map of valence and arousal", open=False):

@@ -1,4 +1,4 @@
-"""Scenes of films that come from a page: a text, and the files that were uploaded with it.
+"""The Film tab: a scene as a text, and the files that were uploaded with it.
 
 A scene names its files by name; only those that came with it, or the samples, are found, and its
 knobs name no folder, file or model of this machine. This file does not know how films are made.
@@ -7,11 +7,16 @@ knobs name no folder, file or model of this machine. This file does not know how
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
+
 from adapters.assets import ASSETS
+from studio import cards, making
+from studio.results import guarded, result_area, run_shown
+from studio.tabs import SUFFIXES, wire
 
 if TYPE_CHECKING:
     from pipelines.request import Request
@@ -86,3 +91,38 @@ def _refuse_names(node: Any) -> None:
     elif isinstance(node, list):
         for one in node:
             _refuse_names(one)
+
+
+def film_tab(panel: Any, out: Path) -> None:
+    """A scene as text, and the files that it names."""
+    with gr.Tab("Film", id="film"):
+        scene = gr.Code(sample_scene(), language=None, label="Scene (TOML)", lines=14, max_lines=30)
+        files = gr.File(
+            [str(cards.served(one)) for one in sample_files()], file_count="multiple",
+            label="Files that the scene names", type="filepath", height=140,
+            file_types=[*SUFFIXES["image"], *SUFFIXES["sound"], *SUFFIXES["film"]],
+        )  # fmt: skip
+        with gr.Row():
+            draft = gr.Checkbox(True, label="Draft", info="half the size, fewer steps")
+            own = gr.Checkbox(True, label="The scene's own emotion", info="else the panel's")
+            agreed = gr.Checkbox(False, label="Whoever is seen or heard is me, drawn, or agreed")
+        with gr.Row():
+            make = gr.Button("Make", variant="primary", scale=3, elem_id="make-film")
+            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+        result = result_area("film")
+
+    def run(text: str, scene: str, files: list[str] | None, draft: bool, own: bool, agreed: bool,
+            request: gr.Request) -> Iterator[list[Any]]:  # fmt: skip
+        def events() -> Iterator[list[Any]]:
+            asked = scene_request(
+                scene,
+                [Path(one) for one in files or []],
+                draft=draft,
+                emotion=None if own else text,
+            )
+            requests = making.with_consent([asked], out, agreed=agreed)
+            yield from run_shown(requests, out, request.session_hash or "")
+
+        yield from guarded(events())
+
+    wire(make, stop, run, [panel.text, scene, files, draft, own, agreed], result)

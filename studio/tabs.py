@@ -6,7 +6,6 @@ its score card, its course, before and after, and what can be done with it next.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from adapters.assets import ASSETS
 from pipelines import DEFAULTS, MAKERS
 from studio import cards, making
 from studio.affect_pad import chosen_emotion
+from studio.results import Result, guarded, result_area, run_shown, shown, told_only
 from studio.run import PANELS, fresh_seed
 from studio.widgets import backbones_of, control, knobs, params_from, styles_of
 
@@ -66,126 +66,12 @@ MODES_OF_PEOPLE = ("portrait", "voice")
 
 
 @dataclass(slots=True)
-class Result:
-    """The components that show a take."""
-
-    told: Any
-    picture: Any
-    slider: Any
-    film: Any
-    sound: Any
-    figure: Any
-    card: Any
-    file: Any
-    key: Any
-    next_to: Any
-
-    @property
-    def all(self) -> list[Any]:
-        """Every component, in the order that `shown` fills them."""
-        return [
-            self.told, self.picture, self.slider, self.film, self.sound, self.figure, self.card,
-            self.file, self.key,
-        ]  # fmt: skip
-
-
-@dataclass(slots=True)
 class MediaTab:
     """A tab of a modality: its files by name, and its result."""
 
     modality: str
     files: dict[str, tuple[str, str, Any]]
     result: Result
-
-
-def result_area(modality: str) -> Result:
-    """The part of a tab that shows what was made; empty parts take no room."""
-    told = gr.HTML(cards.progress("Nothing made yet."), elem_id=f"told-{modality}")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=280):
-            picture = gr.Gallery(
-                label="Pictures", visible=False, columns=2, height=380, object_fit="contain",
-                preview=True, interactive=False, elem_id=f"picture-{modality}",
-                buttons=["download", "fullscreen"],
-            )  # fmt: skip
-            slider = gr.ImageSlider(
-                label="Before and after", visible=False, interactive=False, type="filepath"
-            )
-            film = gr.Video(label="Film", visible=False, interactive=False, height=340)
-            sound = gr.Audio(label="Sound", visible=False, interactive=False, type="filepath")
-        with gr.Column(scale=2, min_width=260):
-            card = gr.HTML("", elem_id=f"card-{modality}")
-    figure = gr.Image(
-        label="Course: asked and read over time", visible=False, interactive=False,
-        type="filepath", alt_text="Course of the asked and the read emotion over time",
-    )  # fmt: skip
-    key = gr.State("")
-    with gr.Row():
-        file = gr.DownloadButton("Download", size="sm", interactive=False, min_width=80)
-        next_to = gr.Dropdown([], label="Use as input of", visible=False, min_width=150)
-    return Result(told, picture, slider, film, sound, figure, card, file, key, next_to)
-
-
-def shown(take: Any, told: str, pictures: list[str], before: Path | None = None) -> list[Any]:
-    """Values for the components of a result."""
-    files = cards.shown_files(take)
-    pair = (cards.served(before), files["picture"]) if before and files["picture"] else None
-    return [
-        told,
-        gr.update(value=pictures or None, visible=bool(pictures), selected_index=None),
-        gr.update(value=pair, visible=pair is not None),
-        gr.update(value=files["film"], visible=files["film"] is not None),
-        gr.update(value=files["sound"], visible=files["sound"] is not None),
-        gr.update(value=files["figure"], visible=files["figure"] is not None),
-        cards.score_card(take),
-        gr.update(value=files["file"], interactive=True),
-        take.request.key,
-    ]
-
-
-def told_only(text: str) -> list[Any]:
-    """Only what is being done changes."""
-    return [text, *[gr.skip() for _ in range(8)]]
-
-
-def run_shown(requests: list[Any], out: Path, session: str, **options: Any) -> Iterator[list[Any]]:
-    """Make requests and yield values for a result's components, event by event."""
-    from pipelines.take import Take
-
-    modality, notes, pictures, last = requests[0].modality, [], [], None
-    events = making.made(requests, out, session=session, **options)
-    with contextlib.closing(events):
-        for event in events:
-            if isinstance(event, Take):
-                last = event
-                if picture := cards.shown_files(event)["picture"]:
-                    pictures.append(picture)
-                count = f"{len(pictures)} of {len(requests)} made" if pictures else "Made"
-                yield shown(
-                    event, cards.progress(count, 1.0, notes), pictures, cards.before_of(event)
-                )
-            else:
-                notes += [one for one in event.notes if one not in notes]
-                text = cards.step_text(event, making.doing(modality, event.stage))
-                values = told_only(
-                    cards.progress(text, event.index / event.total if event.total else None, notes)
-                )
-                if event.preview is not None:
-                    values[1] = gr.update(value=[event.preview], visible=True)
-                yield values
-    if making.is_stopping(session):
-        yield told_only(cards.progress("Stopped; what was finished is kept.", None, notes))
-    elif last is not None:
-        seconds = f" in {last.seconds:.1f} s" if last.seconds else ""
-        yield told_only(cards.progress(f"Done{seconds}.", None, notes))
-
-
-def guarded(events: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """Events, and of a known error its one line instead of a failure."""
-    try:
-        yield from events
-    except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
-        yield told_only(cards.failed(error))
 
 
 def wire(button: Any, stop: Any, run: Any, inputs: list[Any], result: Result) -> Any:
@@ -195,9 +81,8 @@ def wire(button: Any, stop: Any, run: Any, inputs: list[Any], result: Result) ->
         making.begin(request.session_hash or "")
         return gr.update(interactive=True), cards.progress("Waiting for its turn …")
 
-    def halt(request: gr.Request) -> str:
-        making.stop(request.session_hash or "")
-        return cards.progress("Stopping …")
+    def halt(request: gr.Request) -> None:
+        making.stop(request.session_hash or "")  # the run itself says when it has ended
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     first = button.click(live, None, [stop, result.told], queue=False, **quiet)
@@ -206,7 +91,7 @@ def wire(button: Any, stop: Any, run: Any, inputs: list[Any], result: Result) ->
         show_progress_on=result.told, **DEVICE,
     )  # fmt: skip
     event.then(lambda: gr.update(interactive=False), None, stop, queue=False, **quiet)
-    stop.click(halt, None, result.told, queue=False, **quiet)
+    stop.click(halt, None, None, queue=False, **quiet)
     return event
 
 
@@ -222,7 +107,7 @@ def media_tabs(panel: Any, out: Path) -> list[MediaTab]:
 def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
     mode, title = MODES[modality], "Image" if modality == "image" else PANELS[modality]
     files: dict[str, tuple[str, str, Any]] = {}
-    with gr.Tab(title, id=modality, render_children=True):
+    with gr.Tab(title, id=modality):
         prompt = gr.Textbox(
             mode.example, label=mode.words, lines=1, max_length=2000, elem_id=f"prompt-{modality}"
         )
@@ -334,7 +219,7 @@ def grid_tab(panel: Any, out: Path) -> None:
     """Emotions by levels as one contact sheet of pictures."""
     from adapters.emotion import CORE
 
-    with gr.Tab("Grid", id="grid", render_children=True):
+    with gr.Tab("Grid", id="grid"):
         prompt = gr.Textbox("the sea", label="What to show", max_length=2000)
         emotions = gr.Dropdown(
             list(CORE), value=["happiness", "fear", "sadness"], multiselect=True, label="Emotions"
@@ -379,43 +264,6 @@ def grid_tab(panel: Any, out: Path) -> None:
         yield from guarded(events())
 
     wire(make, stop, run, [prompt, emotions, levels, seed], result)
-
-
-def film_tab(panel: Any, out: Path) -> None:
-    """A scene as text, and the files that it names."""
-    from studio.scenes import sample_files, sample_scene, scene_request
-
-    with gr.Tab("Film", id="film", render_children=True):
-        scene = gr.Code(sample_scene(), language=None, label="Scene (TOML)", lines=14, max_lines=30)
-        files = gr.File(
-            [str(cards.served(one)) for one in sample_files()], file_count="multiple",
-            label="Files that the scene names", type="filepath", height=140,
-            file_types=[*SUFFIXES["image"], *SUFFIXES["sound"], *SUFFIXES["film"]],
-        )  # fmt: skip
-        with gr.Row():
-            draft = gr.Checkbox(True, label="Draft", info="half the size, fewer steps")
-            own = gr.Checkbox(True, label="The scene's own emotion", info="else the panel's")
-            agreed = gr.Checkbox(False, label="Whoever is seen or heard is me, drawn, or agreed")
-        with gr.Row():
-            make = gr.Button("Make", variant="primary", scale=3, elem_id="make-film")
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-        result = result_area("film")
-
-    def run(text: str, scene: str, files: list[str] | None, draft: bool, own: bool, agreed: bool,
-            request: gr.Request) -> Iterator[list[Any]]:  # fmt: skip
-        def events() -> Iterator[list[Any]]:
-            asked = scene_request(
-                scene,
-                [Path(one) for one in files or []],
-                draft=draft,
-                emotion=None if own else text,
-            )
-            requests = making.with_consent([asked], out, agreed=agreed)
-            yield from run_shown(requests, out, request.session_hash or "")
-
-        yield from guarded(events())
-
-    wire(make, stop, run, [panel.text, scene, files, draft, own, agreed], result)
 
 
 def add_use_as(tabs: Any, media: list[MediaTab], gallery: Result, out: Path) -> None:

@@ -26,7 +26,7 @@ LINES = 14  # of the log that are shown
 
 def training_tab(out: Path) -> None:
     """The tab."""
-    with gr.Tab("Train", id="train", render_children=True):
+    with gr.Tab("Train", id="train"):
         gr.Markdown(
             "Teach a model a style: MIDI files for music; recordings named `NAME_neutral.wav`, "
             "`NAME_anger.wav` … for voices; Live Link Face CSV files for portraits."

@@ -43,12 +43,23 @@ const draw = () => {
   puck.setAttribute("aria-valuetext",
     `${text || "mixture"}: valence ${v.toFixed(2)}, arousal ${r.toFixed(2)}`);
 };
+// One question at a time: an answer to an older place must not pull the puck back. What is asked
+// meanwhile waits; an answer that never comes is given up after a second and a half.
+let asked = 0, next = null;
+const busy = () => asked && performance.now() - asked < 1500;
 const send = (change) => {
+  if (busy()) { next = change; sketch(change); return; }
+  next = null;
   const state = structuredClone(props.value);
   state.keys[state.at] = { t: state.keys[state.at].t, ...change };
   props.value = state;
-  draw();
+  asked = performance.now();
+  sketch(change);
   trigger("input");
+};
+const sketch = ({ v, r }) => {
+  puck.setAttribute("cx", v); puck.setAttribute("cy", -r);
+  stem.setAttribute("x2", v); stem.setAttribute("y2", -r);
 };
 const move = (v, r) => {
   const far = Math.hypot(v, r);
@@ -83,14 +94,20 @@ for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, (eve
   if (event.pointerId !== held) return;
   held = null;
   if (end === "pointerup") move(...place(event));
+  else draw();
 });
 puck.addEventListener("keydown", (event) => {
   const step = event.shiftKey ? 0.2 : 0.05;
   const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] }[event.key];
   if (event.key === "Home") move(0, 0);
-  else if (by) move(key().v + by[0], key().r + by[1]);
+  else if (by) move(Number(puck.getAttribute("cx")) + by[0], -Number(puck.getAttribute("cy")) + by[1]);
   else return;
   event.preventDefault();
 });
-watch("value", () => { if (held === null) draw(); });
+watch("value", () => {
+  if (!key() || key().d === undefined) return; // our own question, no answer yet
+  asked = 0;
+  if (next) send(next);
+  else if (held === null) draw();
+});
 draw();

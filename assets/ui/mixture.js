@@ -33,25 +33,35 @@ const show = (a) => {
   total.textContent = sum > 0.995
     ? "Full: raising one lowers the others." : `${Math.round(100 * sum)} % felt, the rest is neutral.`;
 };
-let held = false;
-root.addEventListener("pointerdown", () => { held = true; });
-window.addEventListener("pointerup", () => { held = false; });
+// One question at a time, as the pad does: `mine` is what the sliders say meanwhile.
+let asked = 0, mine = null;
+const send = () => {
+  const state = structuredClone(props.value);
+  const { t, v, r } = key();
+  state.keys[state.at] = { t, v, r, a: mine };
+  props.value = state;
+  mine = null;
+  asked = performance.now();
+  trigger("input");
+};
 root.addEventListener("input", (event) => {
   const name = event.target.dataset.name;
-  const a = { ...(key().a || {}) };
+  const a = { ...(mine || key().a || {}) };
   a[name] = Number(event.target.value);
   const others = Object.keys(a).filter((one) => one !== name);
   const sum = others.reduce((so_far, one) => so_far + a[one], 0);
   const room = 1 - a[name];
   if (sum > room) for (const one of others) a[one] = sum ? (a[one] * room) / sum : 0;
-  const state = structuredClone(props.value);
-  const { t, v, r } = key();
-  state.keys[state.at] = { t, v, r, a };
-  props.value = state;
   show(a);
-  trigger("input");
+  mine = a;
   event.stopPropagation();
+  if (!asked || performance.now() - asked > 1500) send();
 });
 root.addEventListener("change", (event) => event.stopPropagation());
-watch("value", () => { if (!held) show(key().a || {}); });
+watch("value", () => {
+  if (!key() || key().d === undefined) return; // our own question, no answer yet
+  asked = 0;
+  if (mine) send();
+  else show(key().a || {});
+});
 show(key().a || {});

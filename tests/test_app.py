@@ -1,0 +1,263 @@
+"""The page of `affect serve` without a browser: its state, its controls, its guards, its API."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio", reason="the extra ui is not installed")
+
+from adapters.emotion import CORE, Emotion, EmotionTimeline
+from pipelines.params import ParamError
+from studio import cards, making
+from studio.affect_pad import PanelError, chosen_emotion, panel_of, text_of
+from studio.run import PANELS
+from studio.server import LOCAL, Guard, ServerError, check_open, hosts_of, login, prepare
+from studio.timeline import preset_names, stretched, with_preset
+from studio.widgets import choices_of, control, knobs, params_from
+
+# The panel ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sadness 0.8",
+        "happiness 0.4 + fear 0.3",
+        "neutral",
+        "0s contentment 0.5; 8s fear 0.9; 12s sadness 0.6",
+        "v=-.7 a=.3 d=0",
+    ],
+)
+def test_a_text_survives_the_views(text: str) -> None:
+    state = panel_of(text)
+    back, at, _ = text_of(state)
+    assert EmotionTimeline.parse(back) == EmotionTimeline.parse(text)
+    assert at == 0
+
+
+def test_a_point_of_the_pad_becomes_a_mixture_near_it() -> None:
+    state = panel_of("awe .5")
+    state["keys"][0] = {"t": 0, "v": -0.62, "r": 0.6}
+    text, _, _ = text_of(state)
+    v, a, _ = Emotion.parse(text).vad
+    assert abs(v + 0.62) < 0.1
+    assert abs(a - 0.6) < 0.13
+    state["keys"][0] = {"t": 0, "v": 0.01, "r": 0.0}
+    assert text_of(state)[0] == "neutral"
+
+
+def test_sliders_never_pass_the_whole() -> None:
+    state = panel_of("awe .5")
+    state["keys"][0] = {"t": 0, "a": {"fear": 1.0, "anger": 1.0, "nonsense": 9, "awe": -3}}
+    found = Emotion.parse(text_of(state)[0])
+    assert found.intensity <= 1.0
+    assert found.intensities[CORE.index("fear")] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_new_moment_has_the_emotion_that_the_course_had_there() -> None:
+    state = panel_of("0s fear .2; 8s fear .8")
+    state["keys"].insert(1, {"t": 4.0, "between": True})
+    timeline = EmotionTimeline.parse(text_of({**state, "at": 1})[0])
+    before = EmotionTimeline.parse("0s fear .2; 8s fear .8")
+    assert len(timeline.keys) == 3
+    assert timeline.at(4.0).intensity == pytest.approx(before.at(4.0).intensity, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None, "x", {}, {"keys": []}, {"keys": [1]}, {"keys": [{"t": 0, "between": True}]},
+        {"keys": [{"t": 0, "name": "<script>"}]}, {"keys": [{"t": 0}] * 33},
+    ],
+)  # fmt: skip
+def test_a_state_that_no_view_sends_is_one_line(state: Any) -> None:
+    with pytest.raises(PanelError) as caught:
+        text_of(state)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "9", None, True, [1]])
+def test_numbers_that_are_none_do_no_harm(bad: Any) -> None:
+    text, _, seconds = text_of({"keys": [{"t": bad, "v": bad, "r": bad}], "seconds": bad, "at": 7})
+    assert text == "neutral"
+    assert seconds > 0
+
+
+def test_a_picture_is_given_the_chosen_moment() -> None:
+    assert chosen_emotion("0s awe 0.5; 4s fear 0.9", 1) == "fear 0.9"
+    assert chosen_emotion("awe .5", 3) == "awe .5"
+
+
+def test_presets_and_lengths() -> None:
+    names = [name for _, name in preset_names()]
+    assert "swell" in names
+    assert EmotionTimeline.parse(with_preset("fear .8", "swell", 10)).duration == 10
+    assert with_preset("fear .8", "/etc/passwd.json:x", 10) == "fear .8"
+    assert EmotionTimeline.parse(stretched("0s awe .5; 8s fear .9", 4)).duration == 4
+
+
+# Controls ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modality", PANELS)
+def test_untouched_controls_ask_for_nothing(modality: str, tmp_path: Path) -> None:
+    values = [control(one, modality).value for one in knobs(modality)]
+    assert params_from(modality, values, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("modality", "name"), [("music", "lora"), ("voice", "speech"), ("video", "curve")]
+)
+def test_no_knob_takes_a_path_from_a_browser(modality: str, name: str, tmp_path: Path) -> None:
+    values = [
+        "/etc/passwd" if one.name == name else control(one, modality).value
+        for one in knobs(modality)
+    ]
+    with pytest.raises(ParamError, match=name):
+        params_from(modality, values, tmp_path)
+
+
+def test_every_text_knob_that_names_a_file_is_a_choice() -> None:
+    for modality in PANELS:
+        for one in knobs(modality):
+            about = str(one.metadata.get("help", ""))
+            if "folder" in about or "FILE" in about:
+                assert choices_of(modality, one.name), (modality, one.name)
+
+
+# The server --------------------------------------------------------------------------------------
+
+
+def answered(headers: dict[str, str], method: str = "GET", hosts: tuple[str, ...] = LOCAL) -> int:
+    """Status that the guard answers with; 200 where it passes the request on."""
+    sent: list[dict[str, Any]] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def keep(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    raw = [(k.encode(), v.encode()) for k, v in headers.items()]
+    scope = {"type": "http", "method": method, "headers": raw}
+    asyncio.run(Guard(inner, hosts)(scope, None, keep))
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "status"),
+    [
+        ({"host": "127.0.0.1:7860"}, "GET", 200),
+        ({"host": "localhost:7860"}, "GET", 200),
+        ({"host": "evil.example"}, "GET", 400),
+        ({"host": "127.0.0.1.evil.example"}, "GET", 400),
+        ({}, "GET", 400),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, "POST", 200),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:9999"}, "POST", 403),
+        ({"host": "127.0.0.1:7860", "origin": "https://evil.example"}, "POST", 403),
+        ({"host": "127.0.0.1:7860", "origin": "null"}, "POST", 403),
+        ({"host": "127.0.0.1:7860", "sec-fetch-site": "cross-site"}, "POST", 403),
+    ],
+)
+def test_the_guard(headers: dict[str, str], method: str, status: int) -> None:
+    assert answered(headers, method) == status
+
+
+def test_nobody_else_gets_in_without_a_login() -> None:
+    check_open("127.0.0.1", False, None)
+    everywhere = "0.0.0.0"  # noqa: S104 - refused, not bound
+    for host, share in (("127.0.0.1", True), (everywhere, False), ("192.168.1.5", False)):
+        with pytest.raises(ServerError, match="--auth"):
+            check_open(host, share, None)
+        check_open(host, share, ("me", "long enough"))
+    assert hosts_of("127.0.0.1", True) == ()
+    assert "studio.local" in hosts_of("studio.local", False)
+
+
+def test_a_login_can_stay_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_PASS", "long enough")
+    assert login("me:env:STUDIO_PASS") == ("me", "long enough")
+    assert login("") is None
+    for bad in ("me", "me:short", ":long enough", "me:env:NOT_SET_ANYWHERE"):
+        with pytest.raises(ServerError, match="auth"):
+            login(bad)
+
+
+# Takes -------------------------------------------------------------------------------------------
+
+
+def test_progress_and_errors_are_escaped() -> None:
+    hostile = "<script>alert(1)</script>"
+    for text in (cards.progress(hostile, 0.5, [hostile]), cards.failed(ValueError(hostile))):
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+
+
+def test_stop_is_remembered_until_the_next_run() -> None:
+    making.stop("one")
+    assert making.is_stopping("one")
+    assert not making.is_stopping("two")
+    making.begin("one")
+    assert not making.is_stopping("one")
+
+
+@pytest.mark.parametrize("key", ["", "../../etc/passwd", "zz", "/etc/passwd", "a" * 6])
+def test_takes_are_named_by_keys_only(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"take|library"):
+        making.remade(tmp_path, key, None, None)
+
+
+def test_a_scene_finds_only_what_came_with_it() -> None:
+    from studio.scenes import sample_files, sample_scene, scene_request
+
+    request = scene_request(sample_scene(), sample_files(), draft=True)
+    assert {path.name for path in request.inputs.values()} == {"closed.jpg", "storm.wav"}
+    for text in ("/etc/passwd", "../MANIFEST.json", "storm.toml"):
+        with pytest.raises(ValueError, match="came with it"):
+            scene_request(sample_scene().replace("storm.wav", text), sample_files(), draft=True)
+    with pytest.raises(ValueError, match="lora"):
+        scene_request(sample_scene() + '\n[defaults.music]\nlora = "/etc"\n', [], draft=True)
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    before = dict(os.environ)
+    out = prepare(tmp_path_factory.mktemp("takes"))
+    from studio.app import build_app
+
+    yield build_app(out)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_programs_see_a_few_functions_of_plain_text(page: Any) -> None:
+    named = page.get_api_info()["named_endpoints"]
+    assert set(named) == {"/read_emotion", "/make", "/remake", "/search", "/show"}
+    for function in named.values():
+        for parameter in function["parameters"]:
+            assert parameter["python_type"]["type"] in ("str", "int"), parameter
+
+
+def test_every_modality_that_has_landed_has_a_tab(page: Any) -> None:
+    import gradio as gr
+
+    titles = {block.label for block in page.blocks.values() if isinstance(block, gr.Tab)}
+    assert titles >= {"Image", "Grid", "Video", "Portrait", "Voice", "Music", "Film", "Train"}
+    assert "Gallery" in titles
+
+
+def test_every_knob_reaches_the_page(page: Any) -> None:
+    labels = {getattr(block, "label", None) for block in page.blocks.values()}
+    for modality in ("image", "voice", "music", "portrait", "video"):
+        for one in knobs(modality):
+            assert one.name.replace("_", " ").capitalize() in labels, (modality, one.name)
+            assert dataclasses.is_dataclass(type(one)) or one.metadata.get("help")
