@@ -33,7 +33,7 @@ from pipelines.film_lines import Path as Place
 from pipelines.film_parts import Part, Shelf, beyond, checked, part_seed, parts_of, piece
 from pipelines.film_scene import Shot
 from pipelines.film_sound import RATE, Mix, Placed, mix
-from pipelines.film_take import Made, mean_reading, write
+from pipelines.film_take import Made, write
 from pipelines.film_tracks import (
     Piece,
     Told,
@@ -46,6 +46,7 @@ from pipelines.film_tracks import (
 )
 from pipelines.selection import judges, recorded
 from pipelines.take import Take
+from pipelines.video_take import mean_of
 from pipelines.worker import in_thread, one_pool
 
 log = logging.getLogger("affect")
@@ -293,7 +294,7 @@ class Session:
                 tracks.append(of_music(pieces[kind][0], judge))
             report(Done("read", READ * scene.seconds / 6))
         found = told([track for track in tracks if track], scene.emotion, scene.seconds)
-        means = {one[0].reader: mean_reading(one) for one in read if one}
+        means = {one[0].reader: mean_of(one) for one in read if one}
         return found, means, tuple(notes)
 
 

@@ -63,23 +63,6 @@ def label_of(job: Job) -> Floats:
     return np.asarray(asked_track(job.scene.emotion, times).mean(axis=0))
 
 
-def mean_reading(readings: Sequence[Reading]) -> Reading:
-    """The mean of one judge's readings of several pictures."""
-
-    def mean(name: str) -> tuple[float, ...]:
-        rows = np.array([getattr(one, name) for one in readings])
-        return tuple(float(x) for x in rows.mean(axis=0))
-
-    return Reading(
-        mean("probabilities"),
-        mean("intensities"),
-        mean("vad_mean"),
-        mean("vad_variance"),
-        float(np.mean([one.in_domain for one in readings])),
-        readings[0].reader,
-    )
-
-
 def weights_of(parts: Sequence[tuple[Part, Take]]) -> str:
     """16 hex digits of all parts' weights: other weights, another film."""
     told = [f"{part.role} {part.place} {take.request.weights}" for part, take in parts]
