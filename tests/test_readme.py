@@ -67,8 +67,9 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_parses(line: str) -> None:
-    # It would print and leave; a picture needs a prompt instead.
-    line = line.replace("image --help", "image x").replace(" --help", "")
+    # It would print and leave; a picture needs a prompt instead, a film a scene.
+    line = line.replace("image --help", "image x").replace("film --help", "film x.toml")
+    line = line.replace(" --help", "")
     # make_context reads verb and options as a run would, and calls nothing.
     command, arguments = typer.main.get_command(app), shlex.split(line)[1:]
     context = command.make_context("affect", list(arguments))
