@@ -48,7 +48,8 @@ def scene_request(
     from adapters.emotion import EmotionTimeline
     from pipelines.film import job_of, request_of
     from pipelines.film_lines import line_of_error, lines_of, said_by
-    from pipelines.film_scene import SceneError, Where, scene_of
+    from pipelines.film_scene import scene_of
+    from pipelines.film_table import SceneError, Where
 
     if len(text) > LARGEST:
         msg = f"scene: at most {LARGEST} characters are read, received {len(text)}; shorten it"
@@ -79,7 +80,7 @@ def _refuse_names(node: Any) -> None:
     """Refuse knobs that could name something of this machine; courses by their names are fine."""
     from adapters.curves import presets
     from pipelines import BACKBONES
-    from pipelines.film_scene import SceneError
+    from pipelines.film_table import SceneError
 
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -96,7 +97,14 @@ def _refuse_names(node: Any) -> None:
 def film_tab(panel: Any, out: Path) -> None:
     """A scene as text, and the files that it names."""
     with gr.Tab("Film", id="film"):
-        scene = gr.Code(sample_scene(), language=None, label="Scene (TOML)", lines=14, max_lines=30)
+        scene = gr.Code(
+            sample_scene(),
+            language=None,
+            wrap_lines=True,
+            label="Scene (TOML)",
+            lines=14,
+            max_lines=30,
+        )
         files = gr.File(
             [str(cards.served(one)) for one in sample_files()], file_count="multiple",
             label="Files that the scene names", type="filepath", height=140,

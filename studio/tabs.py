@@ -188,20 +188,22 @@ def felt(text: str, line: Any, modality: str) -> str:
 def wire_remake(again: Any, other: Any, stop: Any, panel: Any, out: Path, result: Result) -> None:
     """The two buttons that make the shown take again."""
 
-    def run(
-        text: str, line: Any, key: str, fresh: bool, request: gr.Request
-    ) -> Iterator[list[Any]]:
-        def events() -> Iterator[list[Any]]:
-            requests = making.remade(out, key, None, fresh_seed() if fresh else None)
-            if not fresh:
-                modality = requests[0].modality
-                requests = making.remade(out, key, felt(text, line, modality), None)
-            yield from run_shown(requests, out, request.session_hash or "")
+    # No gr.State says which button it is: made between tabs it would count as one of them.
+    def runner(fresh: bool) -> Any:
+        def run(text: str, line: Any, key: str, request: gr.Request) -> Iterator[list[Any]]:
+            def events() -> Iterator[list[Any]]:
+                requests = making.remade(out, key, None, fresh_seed() if fresh else None)
+                if not fresh:
+                    emotion = felt(text, line, requests[0].modality)
+                    requests = making.remade(out, key, emotion, None)
+                yield from run_shown(requests, out, request.session_hash or "")
 
-        yield from guarded(events())
+            yield from guarded(events())
+
+        return run
 
     for button, fresh in ((again, False), (other, True)):
-        wire(button, stop, run, [panel.text, panel.line, result.key, gr.State(fresh)], result)
+        wire(button, stop, runner(fresh), [panel.text, panel.line, result.key], result)
 
 
 def _upload(kind: str, label: str, value: str | None) -> Any:

@@ -255,6 +255,15 @@ def test_every_modality_that_has_landed_has_a_tab(page: Any) -> None:
     assert "Gallery" in titles
 
 
+def test_nothing_but_tabs_stands_between_the_tabs(page: Any) -> None:
+    """Anything else shifts their places, and tabs that are opened overwrite others."""
+    import gradio as gr
+
+    rows = [block for block in page.blocks.values() if isinstance(block, gr.Tabs)]
+    assert len(rows) == 1
+    assert [child for child in rows[0].children if not isinstance(child, gr.Tab)] == []
+
+
 def test_every_knob_reaches_the_page(page: Any) -> None:
     labels = {getattr(block, "label", None) for block in page.blocks.values()}
     for modality in ("image", "voice", "music", "portrait", "video"):
