@@ -52,7 +52,7 @@ class PanelError(ValueError):
     """A state that no view of ours sends; one line."""
 
 
-class AffectPad(gr.HTML):
+class AffectPad(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
     """A disc of valence and arousal with a puck that can be dragged; value: the panel's state."""
 
     def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:
@@ -69,7 +69,7 @@ class AffectPad(gr.HTML):
         return {"type": "object"}
 
 
-class Mixture(gr.HTML):
+class Mixture(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
     """Twelve sliders whose sum is at most 1; value: the panel's state."""
 
     def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:

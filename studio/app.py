@@ -65,7 +65,8 @@ def build_app(out: Path, *, public: bool = True) -> Any:
         with gr.Row(elem_id="studio"):
             with gr.Column(scale=4, min_width=320, elem_id="feel"):
                 panel = _panel()
-            with gr.Column(scale=7, min_width=340), gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
+            wide = gr.Column(scale=7, min_width=340)
+            with wide, gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 media = media_tabs(panel, out)
                 grid_tab(panel, out)
                 film_tab(panel, out)

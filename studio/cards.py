@@ -119,8 +119,9 @@ def _axes(take: Take) -> str:
         for one in read:
             mean, variance = one["vad"].get(axis), (one.get("vad_variance") or {}).get(axis)
             good = isinstance(mean, int | float)
-            spread = isinstance(variance, int | float)
-            sd = f" ± {np.sqrt(max(float(variance), 0.0)):.2f}" if spread else ""
+            sd = ""
+            if isinstance(variance, int | float):
+                sd = f" ± {np.sqrt(max(variance, 0.0)):.2f}"
             cells += f'<td class="n">{f"{mean:+.2f}{sd}" if good else ""}</td>'
         rows.append(f'<tr><td>{axis}</td><td class="n">{wanted[k]:+.2f}</td>{cells}</tr>')
     return f"<table>{''.join(rows)}</table>"

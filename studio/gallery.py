@@ -28,7 +28,7 @@ ON_MAP = 1000  # dots; more are a cloud
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-class Map(gr.HTML):
+class Map(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
     """Takes as dots at their valence and arousal; value: {dots: [...], chosen}."""
 
     def __init__(self, value: Any = None, **more: Any) -> None:
@@ -58,8 +58,8 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             liked = gr.Checkbox(False, label="Favourites only", min_width=120)
         found = gr.HTML("", elem_id="found")
         grid = gr.Gallery(
-            label="Takes", columns=4, height=330, allow_preview=False, fit_columns=False, interactive=False,
-            elem_id="gallery", buttons=[],
+            label="Takes", columns=4, height=330, allow_preview=False, fit_columns=False,
+            interactive=False, elem_id="gallery", buttons=[],
         )  # fmt: skip
         with gr.Accordion("Map of valence and arousal", open=False):
             chart = Map(elem_id="map", label="Map")

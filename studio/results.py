@@ -95,7 +95,9 @@ def run_shown(requests: list[Any], out: Path, session: str, **options: Any) -> I
     """Make requests and yield values for a result's components, event by event."""
     from pipelines.take import Take
 
-    modality, notes, pictures, last = requests[0].modality, [], [], None
+    modality, last = requests[0].modality, None
+    notes: list[str] = []
+    pictures: list[str] = []
     events = making.made(requests, out, session=session, **options)
     with contextlib.closing(events):
         for event in events:

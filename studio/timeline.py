@@ -22,7 +22,7 @@ _TEMPLATE = (
 )
 
 
-class TimelineEditor(gr.HTML):
+class TimelineEditor(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
     """Moments on a line of seconds; value: the panel's state."""
 
     def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:
