@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -88,36 +88,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("affect", "{}")
     return dict(json.loads(text))
-
-
-def export(path: Path, out: Path, layout: Literal["peft", "kohya"] = "kohya") -> None:
-    """Copy a slider for other programs: "peft" for diffusers, "kohya" for most user interfaces.
-
-    Raises:
-        SliderFileError: for "kohya" on a transformer, whose layers those programs name and fuse
-            differently for every model.
-    """
-    state = load_file(path)
-    note = {"format": "pt", "affect": json.dumps(read_metadata(path), sort_keys=True)}
-    if layout == "peft":
-        _save(state, out, note)
-        return
-    if layout != "kohya":
-        msg = f"layout: expected 'peft' or 'kohya', received {layout!r}"
-        raise SliderFileError(msg)
-    if not all(key.startswith("unet.") for key in state):
-        msg = f"layout: {path} is not a UNet slider, kohya names exist for UNets only; use 'peft'"
-        raise SliderFileError(msg)
-    renamed = {}
-    for key, tensor in state.items():
-        module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".lora_", 1)
-        flat = "lora_unet_" + module.replace(".", "_")
-        renamed[f"{flat}.lora_{'down' if side == 'A' else 'up'}.weight"] = tensor
-        if side == "A":
-            renamed[f"{flat}.alpha"] = torch.tensor(
-                float(tensor.shape[0])
-            )  # scale alpha / rank = 1
-    _save(renamed, out, note)
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:

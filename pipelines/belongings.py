@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,20 @@ def cache_folder() -> Path:
         return Path(base).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home).expanduser() if home else Path.home() / ".cache") / "affect-studio"
+
+
+def digest_of_adapters(model: str, loras: LoraBank | None, call: Mapping[str, Any]) -> str:
+    """16 hex digits over all that acts on a model; see `Belongings.adapters_digest`."""
+    # The tables decide both the words of the content lever and the pairs of the directions.
+    tables = [ASSETS / "emotions" / f"{name}.json" for name in ("content", "content_grammar")]
+    parts = {
+        "model": model,
+        "directions": FORMAT,
+        "tables": [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables],
+        "loras": loras.digest if loras else None,
+        "call": dict(call),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Belongings:
@@ -111,16 +126,7 @@ class Belongings:
     @cached_property
     def adapters_digest(self) -> str:
         """16 hex digits over all that acts on the model: what a calibration holds for."""
-        # The tables decide both the words of the content lever and the pairs of the directions.
-        tables = [ASSETS / "emotions" / f"{name}.json" for name in ("content", "content_grammar")]
-        parts = {
-            "model": self.digest,
-            "directions": FORMAT,
-            "tables": [hashlib.sha256(path.read_bytes()).hexdigest() for path in tables],
-            "loras": self.loras.digest if self.loras else None,
-            "call": self.call,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of_adapters(self.digest, self.loras, self.call)
 
     def weights(self, params: ImageParams) -> str:
         """Digest of model, adapters and the gain in use: the `weights` of a Request."""

@@ -21,7 +21,7 @@ from adapters.lora import (
     block_weights,
     lora_layers,
 )
-from adapters.slider_file import SliderFileError, export, read_metadata, write_slider
+from adapters.slider_file import SliderFileError, read_metadata, write_slider
 from tests.tiny import CALL, FAMILIES, generators, tiny
 
 EMOTIONS = ("happiness", "sadness")
@@ -349,7 +349,7 @@ def test_an_adapter_of_the_user_keeps_its_place(tmp_path: Path) -> None:
     assert_same(snapshot(pipe), before)
 
 
-def test_the_file_is_an_ordinary_diffusers_lora_and_exports_to_kohya(tmp_path: Path) -> None:
+def test_the_file_is_an_ordinary_diffusers_lora(tmp_path: Path) -> None:
     pipe = tiny("sd15")
     bank = make_sliders(pipe, tmp_path)
     bank.load_into(pipe)
@@ -357,14 +357,10 @@ def test_the_file_is_an_ordinary_diffusers_lora_and_exports_to_kohya(tmp_path: P
         ours = paint(pipe, "sd15", [1])
     bank.unload(pipe)
     assert read_metadata(tmp_path / "sadness.safetensors") == {"emotion": "sadness"}
-    export(tmp_path / "sadness.safetensors", tmp_path / "peft.safetensors", "peft")
-    export(tmp_path / "sadness.safetensors", tmp_path / "kohya.safetensors", "kohya")
-    for file in ("sadness", "peft", "kohya"):
-        pipe.load_lora_weights(tmp_path / f"{file}.safetensors")
-        torch.testing.assert_close(paint(pipe, "sd15", [1]), ours, atol=1e-5, rtol=0)
-        pipe.unload_lora_weights()
+    pipe.load_lora_weights(tmp_path / "sadness.safetensors")
+    torch.testing.assert_close(paint(pipe, "sd15", [1]), ours, atol=1e-5, rtol=0)
+    pipe.unload_lora_weights()
     assert (paint(pipe, "sd15", [1]) - ours).abs().max() > 1e-3
-    assert all(key.startswith("lora_unet_") for key in load_file(tmp_path / "kohya.safetensors"))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tmp")]
 
 
