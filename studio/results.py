@@ -54,12 +54,21 @@ def result_area(modality: str) -> Result:
             slider = gr.ImageSlider(
                 label="Before and after", visible=False, interactive=False, type="filepath"
             )
-            film = gr.Video(label="Film", visible=False, interactive=False, height=340)
-            sound = gr.Audio(label="Sound", visible=False, interactive=False, type="filepath")
+            film = gr.Video(
+                label="Film", visible=False, interactive=False, height=340, buttons=["download"]
+            )
+            sound = gr.Audio(
+                label="Sound",
+                visible=False,
+                interactive=False,
+                type="filepath",
+                buttons=["download"],
+            )
         with gr.Column(scale=1, min_width=280):
             card = gr.HTML("", elem_id=f"card-{modality}")
     figure = gr.Image(
         label="Course: asked and read over time", visible=False, interactive=False,
+        buttons=["download", "fullscreen"],
         type="filepath", alt_text="Course of the asked and the read emotion over time",
     )  # fmt: skip
     key = gr.State("")

@@ -209,10 +209,10 @@ def wire_remake(again: Any, other: Any, stop: Any, panel: Any, out: Path, result
 def _upload(kind: str, label: str, value: str | None) -> Any:
     if kind == "image":
         return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"],
-                        height=200, min_width=180)  # fmt: skip
+                        buttons=["fullscreen"], height=200, min_width=180)  # fmt: skip
     if kind == "sound":
         return gr.Audio(value, label=label, type="filepath", sources=["upload", "microphone"],
-                        min_width=180)  # fmt: skip
+                        buttons=["download"], min_width=180)  # fmt: skip
     return gr.File(value, label=label, type="filepath", file_types=SUFFIXES[kind], height=120,
                    min_width=160)  # fmt: skip
 
@@ -297,7 +297,7 @@ def add_use_as(tabs: Any, media: list[MediaTab], gallery: Result, out: Path) -> 
         "api_visibility": "private", "show_progress": "hidden", "queue": False
     }  # fmt: skip
     for result in results:
-        result.key.change(offered, [result.file, result.key], result.next_to, **quiet)
+        result.card.change(offered, [result.file, result.key], result.next_to, **quiet)
         result.next_to.input(
             use, [result.next_to, result.key], [tabs, *(one for *_, one in targets)], **quiet
         )
