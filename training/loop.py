@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -122,6 +125,30 @@ def _by_prefix(
     if isinstance(optimizer, Mapping):
         return {f"{name}.": one for name, one in optimizer.items()}
     return {"": optimizer}
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C and the signal to end wait for a whole step; yields whether one came.
+
+    A second one ends at once. Outside the main thread, which alone gets signals, nothing changes.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Log:

@@ -1,0 +1,413 @@
+"""Recipe: one LoRA an emotion from labelled pictures; the weight is the annotated intensity.
+
+    affect train lora --modality image --backbone DIR --data photos/ --out sliders/
+
+The ordinary denoising loss, with every sample's adapters weighed by the intensities somebody gave
+the picture: a picture of "sadness 0.7" is denoised with the adapter of sadness at .7, so that a
+weight means what a label meant. Neutral and regularisation pictures have no weight to learn from;
+they are shown to an adapter at random weight, which must answer as the plain model does (the
+anchors of training.lora, prior preservation of DreamBooth). What is written are the files of
+`adapters.lora.LoraBank`, one an emotion.
+
+From PixelSmile (one adapter an emotion, its scale the annotated intensity) and diffusers'
+train_text_to_image_lora; min-SNR weights (Hang et al., arXiv 2303.09556), times of flows from a
+logit-normal (Esser et al., arXiv 2403.03206), averaged weights. Works on every family of
+adapters/families.py. Latents and text states come from training.batches, folders from
+training.folder; the model is called as its own pipeline calls it (training.replay).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from torch import nn
+
+from adapters.emotion import CORE
+from adapters.families import model_digest, require
+from adapters.files import replacing
+from adapters.metrics import bootstrap
+from adapters.slider_file import write_slider
+from training.batches import Batches
+from training.config import ImageLora, core_emotions
+from training.denoising import Answers, DenoisingLoss
+from training.folder import Dataset
+from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint, stopping
+from training.student import student
+
+RECIPE = 1
+"""Raised when the recipe changes what the same settings would produce."""
+FACTS = "training.json"
+_FREE = ("data", "out", "cache", "device", "steps", "rate", "save_every", "checkpointing")
+# Settings that a resumed run may change: where things lie, how long, how fast.
+_LEVELS = 4  # noise levels at which every held-out picture is read
+_MOST_HELD = 64  # held-out batches, so that a look takes seconds
+_TRAIN, _HELD = "train", "held"
+
+
+class LoraError(ValueError):
+    """Pictures or settings that no adapter can be trained from; one line."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is known before the first step: made by `prepare`, told by `lines`, run by `train`."""
+
+    pipe: Any
+    settings: ImageLora
+    emotions: tuple[str, ...]
+    batches: Batches
+    held: Batches | None
+    generator: torch.Generator
+    call: Mapping[str, Any]
+
+    def lines(self) -> list[str]:
+        """Lines for people: pictures, buckets, steps, trainable parameters, memory."""
+        count, a_step = len(self.batches.dataset), self.settings.batch * self.settings.accumulate
+        passes = self.settings.steps * a_step / count
+        part = require(self.pipe, "lora").denoiser
+        with _fresh(self, torch.Generator()) as (parameters, _):
+            adapted = sum(p.numel() for p in parameters)
+        fixed = sum(
+            tensor.numel() * tensor.element_size()
+            for one in self.pipe.components.values()
+            if isinstance(one, nn.Module)
+            for tensor in one.state_dict().values()
+        )
+        # float32 weights and gradients, two moments (a byte each in 8 bit), the average.
+        each = 8 + (2 if self.settings.eight_bit else 8) + (4 if self.settings.ema else 0)
+        return [
+            f"{count} pictures, {len(self.held.dataset) if self.held else 0} held out; "
+            f"adapters: {', '.join(self.emotions)}",
+            *self.batches.describe(),
+            f"{self.settings.steps} steps of {a_step} pictures: {passes:.1f} passes",
+            f"{adapted:,} trainable parameters in the {part}",
+            f"memory: {fixed / 2**20:.0f} MB of weights, {adapted * each / 2**20:.0f} MB of "
+            "adapters and optimiser, and the activations",
+        ]
+
+
+def prepare(
+    pipe: Any,
+    dataset: Dataset,
+    settings: ImageLora,
+    *,
+    out: Path,
+    ordinary: Dataset | None = None,
+    call: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Everything that can be refused is refused here; nothing is encoded or written.
+
+    Args:
+        pipe: a pipeline of a known family on the device to train on.
+        dataset: pictures of `training.folder.read_folder`; its held-out split is only read.
+        settings: the run's knobs.
+        out: folder of the adapters.
+        ordinary: regularisation pictures; what they are labelled as does not matter.
+        call: further arguments of the pipeline call.
+        options: further arguments of its `encode_prompt`, such as max_sequence_length.
+
+    Raises:
+        LoraError: no picture shows an emotion that was asked for.
+        DataError: no pictures, a resolution that does not fit the model.
+        FamilyError: a pipeline that takes no LoRA.
+    """
+    require(pipe, "lora")
+    asked = core_emotions(settings.emotions)
+    train = dataset.of(_TRAIN)
+    shown = [name for k, name in enumerate(CORE) if len(train) and train.states[:, k].max() > 0]
+    emotions = tuple(name for name in asked if name in shown)
+    if not emotions or (len(asked) < len(CORE) and len(emotions) < len(asked)):
+        lacking = ", ".join(name for name in asked if name not in shown)
+        msg = (
+            f"emotions: no picture of {dataset.root} shows {lacking}; it has "
+            f"{', '.join(shown) or 'no labels of emotions'}"
+        )
+        raise LoraError(msg)
+    generator = torch.Generator().manual_seed(settings.seed)
+    samples = list(train.about(emotions).samples)  # without pictures that nobody labelled
+    if ordinary is not None:
+        nothing = np.zeros(len(CORE))
+        nothing.setflags(write=False)
+        samples += [replace(s, state=nothing, split=_TRAIN) for s in ordinary]
+    given: dict[str, Any] = {
+        "batch": settings.batch,
+        "resolution": settings.resolution or _own_resolution(pipe),
+        "cache": Path(settings.cache) if settings.cache else out / ".cache",
+        "options": options,
+    }
+    batches = Batches(
+        replace(dataset, samples=tuple(samples)), pipe, generator=generator,
+        caption_dropout=settings.caption_dropout, **given,
+    )  # fmt: skip
+    columns = [CORE.index(name) for name in emotions]
+    told = [s for s in dataset.of(_HELD) if s.state[columns].max() > 0]
+    held = None
+    if told:
+        fixed = torch.Generator().manual_seed(settings.seed + 1)
+        held = Batches(replace(dataset, samples=tuple(told)), pipe, generator=fixed, **given)
+    return Plan(pipe, settings, emotions, batches, held, generator, dict(call or {}))
+
+
+def _own_resolution(pipe: Any) -> int:
+    """Side in pixels of the pictures the model was made for."""
+    row = require(pipe, "lora")
+    size = getattr(pipe, row.denoiser).config.get("sample_size")
+    size = getattr(pipe, "default_sample_size", None) or size
+    if not isinstance(size, int):
+        msg = f"resolution: {row.name} does not tell its own; give one in pixels, such as 512"
+        raise LoraError(msg)
+    return int(size * pipe.vae_scale_factor)
+
+
+def _fresh(plan: Plan, generator: torch.Generator) -> Any:
+    denoiser = getattr(plan.pipe, require(plan.pipe, "lora").denoiser)
+    names = [_adapter(name) for name in plan.emotions]
+    given = plan.settings
+    return student(denoiser, names, rank=given.rank, convs=given.convs, generator=generator)
+
+
+def _adapter(emotion: str) -> str:
+    return f"{emotion}_in_training"
+
+
+def train(
+    plan: Plan,
+    out: Path | str,
+    *,
+    base: str = "",
+    resume: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train, write `out/<emotion>.safetensors` and return the figures.
+
+    Args:
+        plan: of `prepare`; its pipeline is restored afterwards.
+        out: folder of the adapters; a run that was stopped leaves `.checkpoint` there.
+        base: name of the backbone, for whoever reads the files.
+        resume: go on with a checkpoint of the same pictures and settings where there is one.
+        tell: takes lines about progress.
+
+    Raises:
+        LoraError: a loss that is no number, a disk that is full, a checkpoint of other settings;
+            what was learned until then is kept in the checkpoint.
+        KeyboardInterrupt: after the step in progress has been kept.
+    """
+    out = Path(out)
+    checkpoint, settings, pipe = out / ".checkpoint", plan.settings, plan.pipe
+    facts = {
+        "recipe": RECIPE,
+        "model": model_digest(pipe),
+        "pictures": plan.batches.dataset.digest,
+        "adapters": list(plan.emotions),
+        **{k: v for k, v in settings.to_json().items() if k not in _FREE},
+    }
+    _check_out(out, checkpoint, facts, resume=resume)
+    row = require(pipe, "lora")
+    denoiser = getattr(pipe, row.denoiser)
+    made = plan.batches.prepare(tell) + (plan.held.prepare(tell) if plan.held else 0)
+    tell(f"{made} latents and text states encoded, the others are kept from before")
+    sizes = {how.bucket for batches in _all(plan) for how in batches.fits}
+    ask = Answers(pipe, sizes, plan.call, bf16=settings.bf16)
+    columns = [CORE.index(name) for name in plan.emotions]
+    with _fresh(plan, plan.generator) as (parameters, weigh), _recomputing(denoiser, settings):
+        loss = DenoisingLoss(
+            pipe, ask, weigh, columns, min_snr=settings.min_snr, hold=settings.hold
+        )
+        before = held_losses(loss, plan.held)
+        step = _fit(loss, plan, parameters, checkpoint, facts, Log(out / "log.jsonl",
+                    settings.batch * settings.accumulate), tell)  # fmt: skip
+        after = held_losses(loss, plan.held)
+        figures = {"steps": step, **_figures(before, after)}
+        for emotion in plan.emotions:
+            tensors = get_peft_model_state_dict(denoiser, adapter_name=_adapter(emotion))
+            halved = {key: value.half() for key, value in tensors.items()}
+            about = {"emotion": emotion, "backbone": base, **facts, **figures}
+            write_slider(out / f"{emotion}.safetensors", row.denoiser, halved, about)
+    with replacing(out / FACTS) as path:
+        path.write_text(json.dumps({**facts, **figures, "backbone": base}, indent=1) + "\n")
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return {**figures, "adapters": list(plan.emotions), "path": str(out)}
+
+
+def _all(plan: Plan) -> list[Batches]:
+    return [plan.batches] if plan.held is None else [plan.batches, plan.held]
+
+
+def _check_out(out: Path, checkpoint: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        msg = f"out: {out} is a file; name a folder"
+        raise LoraError(msg)
+    if checkpoint.exists() and not resume:
+        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        raise LoraError(msg)
+    if (out / FACTS).exists() and not checkpoint.exists():
+        msg = f"out: {out} holds finished adapters; name another folder"
+        raise LoraError(msg)
+    meta = checkpoint / "meta.json"
+    if meta.is_file():
+        found = json.loads(meta.read_text(encoding="utf-8")).get("facts", {})
+        if changed := sorted(key for key in facts if found.get(key) != facts[key]):
+            msg = (
+                f"out: the stopped run had other {', '.join(changed)}; give the same ones, or "
+                "another --out"
+            )
+            raise LoraError(msg)
+
+
+class _recomputing:
+    """Gradient checkpointing of the denoiser while the context is open, where it is asked for."""
+
+    def __init__(self, denoiser: Any, settings: ImageLora) -> None:
+        self.denoiser = denoiser
+        self.change = settings.checkpointing and not denoiser.is_gradient_checkpointing
+
+    def __enter__(self) -> None:
+        if self.change:
+            self.denoiser.enable_gradient_checkpointing()
+
+    def __exit__(self, *_: object) -> None:
+        if self.change:
+            self.denoiser.disable_gradient_checkpointing()
+
+
+def held_losses(loss: DenoisingLoss, held: Batches | None) -> np.ndarray[Any, Any]:
+    """Losses of held-out pictures (n, 2), plain and with their labelled weights, same noise."""
+    if held is None:
+        return np.zeros((0, 2))
+    start = held.state_dict()
+    generator = torch.Generator().manual_seed(held.seed)
+    found = []
+    for _ in range(min(len(held), _MOST_HELD)):
+        batch = next(held)
+        sums = np.zeros((len(batch["indices"]), 2))
+        for k in range(_LEVELS):
+            noise = torch.randn(batch["latents"].shape, generator=generator)
+            level = (k + torch.rand(len(noise), generator=generator)) / _LEVELS
+            for column, on in enumerate((False, True)):
+                sums[:, column] += loss.held(batch, level, noise, on) / _LEVELS
+        found.append(sums)
+    held.load_state_dict(start)
+    return np.concatenate(found)
+
+
+def _figures(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Held-out loss of the plain model and with adapters, and the gain with its interval."""
+    if not len(after):
+        return {"held": 0}
+    gain = before[:, 0] - after[:, 1]
+    low, high = bootstrap(lambda g: float(g.mean()), gain)
+    return {
+        "held": len(gain),
+        "held_out_before": float(before[:, 0].mean()),
+        "held_out_after": float(after[:, 1].mean()),
+        "gain": float(gain.mean()),
+        "gain_interval": [low, high],
+    }
+
+
+def _fit(
+    loss: DenoisingLoss,
+    plan: Plan,
+    parameters: Sequence[nn.Parameter],
+    checkpoint: Path,
+    facts: Mapping[str, Any],
+    log: Log,
+    tell: Callable[[str], None],
+) -> int:
+    """The loop over optimiser steps; parameters end as they are to be written."""
+    settings, batches, generator = plan.settings, plan.batches, plan.generator
+    optimizer = make_optimizer(parameters, settings)
+    modules = {"adapters": nn.ParameterList(parameters)}
+    averages = {"adapters": Average(modules["adapters"], settings.ema)} if settings.ema else {}
+    saved = (modules, averages, optimizer, generator)
+    step = load_checkpoint(checkpoint, *saved)
+    if step:
+        meta = json.loads((checkpoint / "meta.json").read_text(encoding="utf-8"))
+        batches.load_state_dict(meta["batches"])
+        tell(f"resumed at step {step}")
+
+    constant = batches.state_dict()  # its digest reads every sample: once is enough
+
+    def place() -> dict[str, Any]:
+        moved = {"passes": batches.passes, "position": batches.position - batches.rank}
+        return {**constant, **moved}
+
+    def keep(position: Mapping[str, Any]) -> None:
+        try:
+            save_checkpoint(
+                checkpoint, step, *saved, meta={"facts": dict(facts), "batches": dict(position)}
+            )
+        except (OSError, SafetensorError) as error:
+            msg = (
+                f"checkpoint: step {step} cannot be written to {checkpoint.parent} ({error}); the "
+                "one before is kept: make room and pass --resume"
+            )
+            raise LoraError(msg.replace("\n", " ")) from error
+
+    with stopping() as stopped:
+        while step < settings.steps:
+            position, drawn = place(), generator.get_state()
+            for group in optimizer.param_groups:
+                warmup = max(1, settings.steps // 20)
+                group["lr"] = cosine(step, settings.steps, settings.rate, warmup)
+            whole = True
+            for _ in range(settings.accumulate):
+                parts = loss.learn(next(batches), generator, 1 / settings.accumulate)
+                log.add(**{k: v for k, v in parts.items() if math.isfinite(v)})
+                whole = whole and all(math.isfinite(value) for value in parts.values())
+            if not (whole and math.isfinite(nn.utils.clip_grad_norm_(parameters, 1.0))):
+                generator.set_state(drawn)
+                keep(position)
+                msg = (
+                    f"loss: no number at step {step + 1}; the state before it is kept in "
+                    f"{checkpoint.parent}: pass --resume with a lower --rate than "
+                    f"{settings.rate:g}, or start again without --bf16"
+                )
+                raise LoraError(msg)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for average in averages.values():
+                average.update(modules["adapters"], step)
+            if step % 25 == 0 or step == settings.steps:
+                log.report(step)
+            if stopped():
+                keep(place())
+                tell(f"stopped at step {step}; pass --resume to go on")
+                raise KeyboardInterrupt
+            if step % settings.save_every == 0 and step < settings.steps:
+                keep(place())
+    for average in averages.values():
+        modules["adapters"].load_state_dict(average.state)
+    return step
+
+
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], settings: ImageLora
+) -> torch.optim.Optimizer:
+    """AdamW without decay; in 8 bit where that is asked for.
+
+    Raises:
+        LoraError: 8 bit without bitsandbytes.
+    """
+    given: dict[str, Any] = {"lr": settings.rate, "betas": (0.9, 0.99), "weight_decay": 0.0}
+    if not settings.eight_bit:
+        return torch.optim.AdamW(parameters, **given)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        msg = "eight_bit: bitsandbytes is not installed; `pip install bitsandbytes`, or leave it"
+        raise LoraError(msg) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **given)
+    return optimizer
