@@ -52,38 +52,26 @@ class PanelError(ValueError):
     """A state that no view of ours sends; one line."""
 
 
-class AffectPad(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
+def pad_view(value: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """A disc of valence and arousal with a puck that can be dragged; value: the panel's state."""
-
-    def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:
-        super().__init__(
-            value=value or panel_of(FIRST),
-            html_template='<div class="affect-pad"></div>',
-            js_on_load=script("affect_pad.js"),
-            names=NAMES,
-            **more,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        """The JSON schema of the value."""
-        return {"type": "object"}
+    return gr.HTML(
+        value=value or panel_of(FIRST),
+        html_template='<div class="affect-pad"></div>',
+        js_on_load=script("affect_pad.js"),
+        names=NAMES,
+        **more,
+    )
 
 
-class Mixture(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
+def mixture_view(value: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """Twelve sliders whose sum is at most 1; value: the panel's state."""
-
-    def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:
-        super().__init__(
-            value=value or panel_of(FIRST),
-            html_template='<div class="mixture" role="group" aria-label="Core emotions"></div>',
-            js_on_load=script("mixture.js"),
-            names=NAMES,
-            **more,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        """The JSON schema of the value."""
-        return {"type": "object"}
+    return gr.HTML(
+        value=value or panel_of(FIRST),
+        html_template='<div class="mixture" role="group" aria-label="Core emotions"></div>',
+        js_on_load=script("mixture.js"),
+        names=NAMES,
+        **more,
+    )
 
 
 def script(name: str) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 import gradio as gr
 
 from adapters.emotion import EmotionError
-from studio.affect_pad import FIRST, SECONDS, AffectPad, Mixture, panel_of, script, text_of
-from studio.timeline import TimelineEditor, preset_names, stretched, with_preset
+from studio.affect_pad import FIRST, SECONDS, mixture_view, pad_view, panel_of, script, text_of
+from studio.timeline import preset_names, stretched, timeline_view, with_preset
 
 QUIET: dict[str, Any] = {
     "api_visibility": "private", "show_progress": "hidden", "queue": False,
@@ -88,11 +88,11 @@ def _panel() -> Panel:
         html_attributes=gr.InputHTMLAttributes(spellcheck=False),
     )  # fmt: skip
     said = gr.HTML(_said(FIRST), elem_id="said")
-    pad = AffectPad(first, elem_id="pad", label="Affect pad")
+    pad = pad_view(first, elem_id="pad", label="Affect pad")
     with gr.Accordion("Mixture", open=False):
-        mixture = Mixture(first, elem_id="mixture", label="Mixture")
+        mixture = mixture_view(first, elem_id="mixture", label="Mixture")
     with gr.Accordion("Over time", open=False):
-        line = TimelineEditor(first, elem_id="timeline", label="Timeline")
+        line = timeline_view(first, elem_id="timeline", label="Timeline")
         with gr.Row():
             seconds = gr.Number(
                 SECONDS, label="Seconds", minimum=1, maximum=600, step=1, min_width=90

@@ -28,18 +28,12 @@ ON_MAP = 1000  # dots; more are a cloud
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-class Map(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
+def map_view(value: Any = None, **more: Any) -> Any:
     """Takes as dots at their valence and arousal; value: {dots: [...], chosen}."""
-
-    def __init__(self, value: Any = None, **more: Any) -> None:
-        super().__init__(
-            value=value or {"dots": []}, html_template='<div class="map"></div>',
-            js_on_load=script("map.js"), **more,
-        )  # fmt: skip
-
-    def api_info(self) -> dict[str, Any]:
-        """The JSON schema of the value."""
-        return {"type": "object"}
+    return gr.HTML(
+        value=value or {"dots": []}, html_template='<div class="map"></div>',
+        js_on_load=script("map.js"), **more,
+    )  # fmt: skip
 
 
 def gallery_tab(panel: Any, out: Path) -> Result:
@@ -62,7 +56,7 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             interactive=False, elem_id="gallery", buttons=[],
         )  # fmt: skip
         with gr.Accordion("Map of valence and arousal", open=False):
-            chart = Map(elem_id="map", label="Map")
+            chart = map_view(elem_id="map", label="Map")
         keys, pinned, undo_token = gr.State([]), gr.State(""), gr.State("")
         result = result_area("gallery")
         with gr.Row():

@@ -22,20 +22,14 @@ _TEMPLATE = (
 )
 
 
-class TimelineEditor(gr.HTML):  # type: ignore[misc]  # mypy skips gradio
+def timeline_view(value: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """Moments on a line of seconds; value: the panel's state."""
-
-    def __init__(self, value: Mapping[str, Any] | None = None, **more: Any) -> None:
-        super().__init__(
-            value=value or panel_of(FIRST),
-            html_template=_TEMPLATE,
-            js_on_load=script("timeline.js"),
-            **more,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        """The JSON schema of the value."""
-        return {"type": "object"}
+    return gr.HTML(
+        value=value or panel_of(FIRST),
+        html_template=_TEMPLATE,
+        js_on_load=script("timeline.js"),
+        **more,
+    )
 
 
 def preset_names() -> list[tuple[str, str]]:
