@@ -70,7 +70,7 @@ def test_a_style_is_trained_and_its_folder_printed(
         (["--backbone", "music-tinny"], "did you mean"),
         (["--backbone", "image-tiny"], "makes image, not music"),
         (["--modality", "voice"], "holds none"),
-        (["--modality", "image"], "modality"),
+        (["--modality", "picture"], "modality: allowed image"),
         (["--steps", "0"], "steps"),
     ],
 )

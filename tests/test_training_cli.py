@@ -1,0 +1,164 @@
+"""`affect train` on pictures, prompts and text states: settings, a dry run, one result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapters.directions import DirectionBank
+from adapters.lora import LoraBank
+from pipelines.media import load_image
+from studio.cli import run
+from tests.test_training_batches import pictures
+from tests.tiny import tiny_folder
+from training.config import ImageLora, read, source_of
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder("sd15", tmp_path_factory.mktemp("painter") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("photos")).root
+
+
+@pytest.fixture
+def config(tmp_path: Path, painter: Path, photos: Path) -> Path:
+    path = tmp_path / "my.toml"
+    path.write_text(
+        f'modality = "image"\ndata = "{photos}"\nbackbone = "{painter}"\nsteps = 3\nrank = 2\n'
+        f'batch = 2\nresolution = 32\nout = "{tmp_path / "sliders"}"\ndevice = "cpu"\n'
+    )
+    return path
+
+
+def test_pictures_are_learned_from_a_file_of_settings(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sliders"
+    command = ["train", "lora", "--config", str(config)]
+    assert run([*command, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out / 'first_batch.png'}\n"
+    for told in ("16 files for image", "contentment, anger", "3 steps of 2 pictures", "memory:",
+                 "32 x 32", "trainable parameters"):  # fmt: skip
+        assert told in said.err
+    sheet = np.asarray(load_image(out / "first_batch.png"))
+    assert sheet.std() > 10
+    assert not (out / "config.toml").exists()
+    assert run([*command, "--steps", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert "held-out loss" in said.err
+    assert LoraBank(out).names == ("contentment", "anger")
+    kept = source_of(out / "config.toml")
+    assert kept.values["modality"] == "image"
+    assert read(ImageLora, kept.without("modality"), {}).steps == 2
+    assert run(command) == 2
+    assert "holds finished adapters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--resolution", "33"], "multiples of 8"),
+        (["--emotions", "angr"], "did you mean anger"),
+        (["--emotions", "awe"], "shows awe; it has contentment, anger"),
+        (["--frames", "70"], "--frames: is not known to this recipe"),
+        (["--modality", "picture"], "modality: allowed image, music, voice, portrait"),
+        (["--data", "/nowhere"], "/nowhere is no folder"),
+        (["--data", ""], "data: none given"),
+        (["--config", "/nowhere.toml"], "config: /nowhere.toml cannot be read"),
+        (["--steps", "0"], "steps"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_starts(
+    more: list[str], told: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "lora", "--config", str(config), *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    last = said.err.strip().splitlines()[-1]
+    assert told in last
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "sliders").exists()
+
+
+def test_a_fault_of_the_file_is_told_with_its_line(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text() + "stepps = 4\n")
+    assert run(["train", "lora", "--config", str(config)]) == 2
+    assert "my.toml:10: stepps: is not known to this recipe; did you mean steps?" in (
+        capsys.readouterr().err
+    )
+    config.write_text('# x\nmodality = "pictures"\n')
+    assert run(["train", "lora", "--config", str(config)]) == 2
+    assert "my.toml:2: modality: allowed image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("empty", "holds 0 files"),
+        ("three", "3 usable files for image"),
+        ("broken", "8 or more are needed; 8 are damaged"),
+    ],
+)
+def test_folders_that_teach_nothing_are_one_line(
+    fault: str, told: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data" / "anger"
+    data.mkdir(parents=True)
+    for k in range({"empty": 0, "three": 3, "broken": 8}[fault]):
+        if fault == "broken":
+            (data / f"{k}.png").write_bytes(b"no picture")
+        else:
+            Image.effect_noise((32, 32), 20.0 + k).save(data / f"{k}.png")
+    assert run(["train", "lora", "--config", str(config), "--data", str(data.parent)]) == 2
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "sliders").exists()
+
+
+def test_a_slider_is_learned_from_prompts(
+    painter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "slider.toml"
+    config.write_text(
+        "steps = 2\nbatch = 2\npool = 4\nsamples = 2\nsample_steps = 1\nheight = 32\nwidth = 32\n"
+    )
+    out = tmp_path / "sliders"
+    command = ["train", "slider", "--backbone", str(painter), "--emotion", "sadness", "--no-data",
+               "--config", str(config), "--out", str(out), "--device", "cpu"]  # fmt: skip
+    assert run([*command, "--dry-run"]) == 0
+    assert 'emotion = "sadness"\n' in capsys.readouterr().out
+    assert not out.exists()
+    assert run([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sliders"] == [str(out / "sadness.safetensors")]
+    assert LoraBank(out).names == ("sadness",)
+    assert run([*command, "--emotion", "sad"]) == 2
+    assert "did you mean sadness" in capsys.readouterr().err
+
+
+def test_directions_are_fitted_and_kept(
+    painter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "directions", "--backbone", str(painter), "--emotions", "all",
+               "--vocabulary", "image-tiny", "--out", str(tmp_path / "d"),
+               "--device", "cpu"]  # fmt: skip
+    assert run(command) == 0
+    said = capsys.readouterr()
+    path = tmp_path / "d" / "directions.safetensors"
+    assert said.out == f"{path}\n"
+    assert DirectionBank.load(path).vectors["tokens"].shape[0] == 12
+    assert run([*command, "--emotions", "anger"]) == 2
+    assert "the twelve share a map" in capsys.readouterr().err
+    assert run([*command, "--vocabulary", "poor"]) == 2
+    assert "allowed rich, image-tiny" in capsys.readouterr().err
