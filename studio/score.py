@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 READERS = ("critic-image", "reader-image")
 
+PICTURED = ("video", "film")
+"""Films that were made here of which the pictures are read, not a face."""
+
 
 def app() -> typer.Typer:
     """The verb `score`."""
@@ -75,7 +78,7 @@ def score(
     from adapters.emotion import CORE
 
     kind = kind_of_file(file)
-    if kind == "films" and (modality == "video" or _sound_says(file) == "video"):
+    if kind == "films" and (modality == "video" or _sound_says(file) in PICTURED):
         kind = "video"
     elif kind == "sound" and modality != "video":
         kind = modality or _sound_says(file) or "voice"

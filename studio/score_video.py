@@ -16,6 +16,8 @@ import numpy as np
 from studio.console import note
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from adapters.reading import Reading
     from pipelines.take import Take
 
@@ -34,7 +36,7 @@ def read_frames(file: Path) -> tuple[dict[str, Reading], dict[str, Any]]:
     from adapters.agreement import follow, read_track
     from adapters.critic import load_critic
     from pipelines.media_video import decode_frames, probe_video
-    from pipelines.video_take import MOST_READ, READ_RATE, asked_rows, mean_of
+    from pipelines.video_take import MOST_READ, READ_RATE, mean_of
 
     clip = probe_video(file)
     rate = min(READ_RATE, MOST_READ / max(clip.seconds, 1e-3))
@@ -45,9 +47,9 @@ def read_frames(file: Path) -> tuple[dict[str, Reading], dict[str, Any]]:
     times = np.array([at for at, _ in seen])
     read = {name: load_critic(name).read(pictures) for name in READERS}
     more: dict[str, Any] = {"frames_read": len(seen), "seconds": round(clip.seconds, 3)}
-    job = _job_of(file)
-    if job is not None and len(times) >= 3:
-        asked, step = asked_rows(job, times), float(np.median(np.diff(times)))
+    asked = _asked(file, times)
+    if asked is not None and len(times) >= 3:
+        step = float(np.median(np.diff(times)))
         follows = {name: follow(asked, read_track(one), step=step) for name, one in read.items()}
         more["follows"] = {name: one.to_json() for name, one in follows.items()}
         for name, one in follows.items():
@@ -55,18 +57,22 @@ def read_frames(file: Path) -> tuple[dict[str, Reading], dict[str, Any]]:
     return {name: mean_of(one) for name, one in read.items()}, more
 
 
-def _job_of(file: Path) -> Any:
-    """What was asked of a film that a video model made here, None of any other."""
+def _asked(file: Path, times: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(n, 13) what was asked of a film that was made here at `times` s, None of any other."""
+    from adapters.agreement import asked_track
     from pipelines.take import Take as Finished
     from pipelines.video import job_of
+    from pipelines.video_take import asked_rows
 
     take: Take | None = None
     with suppress(ValueError):
         take = Finished.read(file)
+    if take is not None and take.request.modality == "film":
+        return asked_track(take.request.emotion, times)
     if take is None or take.request.modality != "video":
         return None
     # Its own inputs and weights do not matter to what was asked of it.
     plain = take.request.changed(inputs={}, prompt=take.request.prompt or "a photo")
     with suppress(ValueError):
-        return job_of(plain)
+        return asked_rows(job_of(plain), times)
     return None

@@ -295,6 +295,10 @@ def test_the_command_line_makes_and_remakes(made, folder: Path, tmp_path: Path, 
     assert "its scene says that" in capsys.readouterr().err
     assert affect(["show", str(take.path)]) == 0
     assert "fear" in capsys.readouterr().out
+    assert affect(["score", str(take.path), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
+    assert "critic-image" in str(scored), "its pictures are read, not a face"
+    assert set(scored["follows"]) == {"critic-image", "reader-image"}
     assert affect(["page", str(copy)]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
     assert page.count('<article class="film"') >= 1
