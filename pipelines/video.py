@@ -181,8 +181,9 @@ def job_of(
         load_image(init)  # A broken photo must be told before anything is made.
     if not request.prompt.strip():
         request = request.changed(prompt=_shown_in(init))
-    if init is not None and "keyframes" not in request.params:
-        params = dataclasses.replace(params, keyframes=0)  # the picture is the backbone's own way
+    # A brought picture is in the stills' place; stills know no places, films from noise do.
+    if (init is not None or params.region.strip()) and "keyframes" not in request.params:
+        params = dataclasses.replace(params, keyframes=0)
     if init is not None and params.keyframes:
         msg = "keyframes: are painted first, a brought picture takes their place; leave out one"
         raise ParamError(msg)

@@ -260,7 +260,8 @@ def figure(made: Made, reader: Sequence[Reading] | None, reading: Mapping[str, A
 def _title(job: Job) -> str:
     words = " ".join(job.request.prompt.split())
     places = "; ".join(f"{where}: {course.text}" for where, course in job.regions)
-    return f"{words}: {job.request.emotion.text}" + (f" ({places})" if places else "")
+    felt = ", ".join(filter(None, (job.request.emotion.text, job.params.curve)))
+    return f"{words}: {felt}" + (f" ({places})" if places else "")
 
 
 def _facts(made: Made, reading: Mapping[str, Any]) -> str:

@@ -92,6 +92,7 @@ def test_a_picture_needs_no_words():
     job = job_of(asked(prompt="", inputs={"init": photo()}))
     assert job.request.prompt == "a photo"
     assert job.params.keyframes == 0, "the picture is in the stills' place"
+    assert job_of(asked(region="left:fear")).params.keyframes == 0, "stills know no places"
     assert job_of(asked()).params.keyframes == BACKBONES["video-tiny"].defaults["keyframes"] > 0
     with pytest.raises(ParamError, match="say what should be seen"):
         job_of(asked(prompt=" "))
