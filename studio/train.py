@@ -41,6 +41,9 @@ from training.config import (
 if TYPE_CHECKING:
     from pipelines import Backbone
 
+SETTINGS = "config.toml"
+"""What a run was told, beside what it made."""
+
 Modality = Annotated[
     str | None,
     typer.Option(
@@ -171,8 +174,10 @@ def _image(
             note(line)
         if dry_run:
             return {"path": str(_first_batch(plan, out / "first_batch.png")), "steps": 0}
-        _keep(out, settings, "image")
+        if not (out / SETTINGS).exists():  # those of a finished run stay when a new one is refused
+            _keep(out, settings, "image")
         figures: dict[str, Any] = train(plan, out, base=row.name, resume=resume, tell=note)
+        _keep(out, settings, "image")
     if not figures["held"]:
         note("no labelled picture was held out, so nothing is known of others: add pictures")
         return figures
@@ -202,7 +207,7 @@ def _keep(out: Path, settings: Params, modality: str) -> None:
 
     if out.is_dir() or not out.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "config.toml", as_toml(settings, modality=modality).encode())
+        write_atomic(out / SETTINGS, as_toml(settings, modality=modality).encode())
 
 
 # Music, voices, faces ----------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def test_pictures_are_learned_from_a_file_of_settings(
     assert read(ImageLora, kept.without("modality"), {}).steps == 2
     assert run(command) == 2
     assert "holds finished adapters" in capsys.readouterr().err
+    assert source_of(out / "config.toml").values["steps"] == 2
 
 
 @pytest.mark.parametrize(
