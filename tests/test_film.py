@@ -295,7 +295,7 @@ def test_the_command_line_makes_and_remakes(made, folder: Path, tmp_path: Path, 
     assert "its scene says that" in capsys.readouterr().err
     assert affect(["show", str(take.path)]) == 0
     assert "fear" in capsys.readouterr().out
-    assert affect(["score", str(take.path), "--json"]) == 0
+    assert affect(["score", str(take.path), "--real-media", "--json"]) == 0  # a brought picture
     scored = json.loads(capsys.readouterr().out)
     assert "critic-image" in str(scored), "its pictures are read, not a face"
     assert set(scored["follows"]) == {"critic-image", "reader-image"}
