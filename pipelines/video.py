@@ -109,8 +109,9 @@ class VideoParams(Params):
 class Job:
     """One film to make: the request with its params spelled out, and what they mean.
 
-    timeline: the emotion over the film, presets unfolded. regions: (where, its own timeline).
-    init: the picture that is to move. seconds: of the result.
+    timeline: the emotion over the film, presets unfolded, as the request says too. regions:
+    (where, its own timeline). init: the picture that is to move. seconds: of the result. felt:
+    the emotion in the words of the one who asked.
     """
 
     request: Request
@@ -120,6 +121,7 @@ class Job:
     regions: tuple[tuple[str, EmotionTimeline], ...]
     init: Path | None
     seconds: float
+    felt: str = ""
 
     @property
     def frames(self) -> int:
@@ -194,9 +196,11 @@ def job_of(
     timeline = course_of(emotion, params.curve, seconds)
     if maker is None:
         check_class(row)
-    spelled = dataclasses.replace(params, seconds=seconds)
-    request = request.changed(params=spelled.to_json())
-    return Job(request, spelled, row, timeline, regions, init, seconds)
+    felt = ", ".join(filter(None, (emotion.text, params.curve)))
+    # A preset's course is spelled out: a file of presets may change, the request says all itself.
+    spelled = dataclasses.replace(params, seconds=seconds, curve="")
+    request = request.changed(params=spelled.to_json(), emotion=timeline)
+    return Job(request, spelled, row, timeline, regions, init, seconds, felt)
 
 
 def _shown_in(init: Path | None) -> str:

@@ -260,7 +260,7 @@ def figure(made: Made, reader: Sequence[Reading] | None, reading: Mapping[str, A
 def _title(job: Job) -> str:
     words = " ".join(job.request.prompt.split())
     places = "; ".join(f"{where}: {course.text}" for where, course in job.regions)
-    felt = ", ".join(filter(None, (job.request.emotion.text, job.params.curve)))
+    felt = job.felt or job.request.emotion.text
     return f"{words}: {felt}" + (f" ({places})" if places else "")
 
 

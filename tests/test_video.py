@@ -88,6 +88,24 @@ def test_a_preset_is_a_course():
         course_of(one, "escalat", 6.0)
 
 
+def test_a_course_of_a_file_is_part_of_the_request(tmp_path):
+    file = tmp_path / "mine.json"
+
+    def course(last):
+        keys = [{"at": 0.0, "state": {"self": 0.1}}, {"at": 1.0, "state": {"self": last}}]
+        file.write_text(json.dumps({"presets": {"mine": {"keys": keys}}}))
+        return job_of(asked("fear .8", curve=f"{file}:mine", seconds=2.0))
+
+    one, other = course(1.0), course(0.5)
+    assert one.request.key != other.request.key
+    assert one.request.emotion.at(2.0).intensity == pytest.approx(0.8)
+    assert one.felt == f"fear 0.8, {file}:mine"
+    file.unlink()
+    again = job_of(one.request)
+    assert again.timeline == one.timeline, "made again without the file"
+    assert again.request.key == one.request.key
+
+
 def test_a_picture_needs_no_words():
     job = job_of(asked(prompt="", inputs={"init": photo()}))
     assert job.request.prompt == "a photo"
