@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import ledger
 from pipelines.ledger import TakeError, write_atomic
-from studio.library_index import DELETED, RESTORED, Entry, Library
+from studio.library_index import DELETED, RESTORED, TOKEN, Entry, Library
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,52 +107,99 @@ def files_of(library: Library, entry: Entry) -> list[Path]:
 def delete(library: Library, entries: Sequence[Entry]) -> str:
     """Move takes with their companions into the trash; returns the token that brings them back."""
     token = secrets.token_hex(4)
+    folder = _trash(library, token)
     files_by_entry = [(entry, files_of(library, entry)) for entry in entries]
     with library.open(change=True) as index:
         for entry, files in files_by_entry:
             library.note(index, DELETED, entry, trash=token)
             for path in files:
-                _move(path, library.out / TRASH / token / path.relative_to(library.out))
+                _move(path, folder / path.relative_to(library.out))
     return token
 
 
 def undo(library: Library, token: str | None = None) -> list[Entry]:
-    """Bring back what was deleted under a token, the last one when none is given.
+    """Bring back what was deleted under a token; the last one with files when none is given.
 
-    Raises TakeError when there is nothing, or another file has taken a place meanwhile.
+    Raises TakeError when there is nothing, another file has taken a place meanwhile, or, once the
+    others are back, when the files of some takes are gone: those stay in the trash.
     """
-    with library.open(change=True) as index:
-        if token is None:
-            tokens = [
-                str(line["trash"])
-                for line in ledger.read(library.out)
-                if line.get("status") == DELETED and "trash" in line
-            ]
-            there = {row[0] for row in index.execute("select distinct trash from takes")}
-            token = next((one for one in reversed(tokens) if one in there), "")
-        rows = index.execute(
-            "select path from takes where trash = ? and trash != '' order by id", (token,)
-        ).fetchall()
+    token = _last(library) if token is None else token
+    rows = _deleted(library, token) if TOKEN.fullmatch(token) else []
     if not rows:
         msg = "library: nothing to bring back; `affect library list --trashed` shows the trash"
         raise TakeError(msg)
-    entries = [library.find(str(library.out / path), trashed=True) for (path,) in rows]
-    folder = library.out / TRASH / str(token)
-    moves = {
-        path: library.out / path.relative_to(folder)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    if taken := [place for place in moves.values() if place.exists()]:
-        msg = f"library: {taken[0]} is there again; move it away, then undo"
-        raise TakeError(msg)
+    entries = [library.find(str(library.out / path), trashed=True) for path in rows]
+    folder = _trash(library, token)
+    moves = {path: library.out / path.relative_to(folder) for path in _within(folder)}
+    home = library.out.resolve()
+    for place in moves.values():
+        if os.path.lexists(place):
+            msg = f"library: {place} is there again; move it away, then undo"
+            raise TakeError(msg)
+        if not place.parent.resolve().is_relative_to(home):
+            msg = f"library: a link leads from {place.parent} out of the folder; remove it"
+            raise TakeError(msg)
+    gone = []
     with library.open(change=True) as index:
         for path, place in moves.items():
             _move(path, place)
         for entry in entries:
-            library.note(index, RESTORED, entry, trash=token)
-    shutil.rmtree(folder, ignore_errors=True)
+            if safe(library.out, entry.path):
+                library.note(index, RESTORED, entry, trash=token)
+            else:
+                gone.append(entry)
+    _clear(folder)
+    if gone:
+        msg = (
+            f"library: {len(entries) - len(gone)} of {len(entries)} takes are back; "
+            f"{gone[0].path.name} is not in {folder}, so it stays in the trash"
+        )
+        raise TakeError(msg)
     return entries
+
+
+def _last(library: Library) -> str:
+    """The token of the last deletion of which there are files; empty without one."""
+    tokens = [
+        line["trash"]
+        for line in ledger.read(library.out)
+        if line.get("status") == DELETED and isinstance(line.get("trash"), str)
+    ]
+    for token in dict.fromkeys(reversed(tokens)):
+        rows = _deleted(library, token) if TOKEN.fullmatch(token) else []
+        folder = library.out / TRASH / token
+        if rows and (folder.is_dir() or any(safe(library.out, library.out / p) for p in rows)):
+            return str(token)
+    return ""
+
+
+def _deleted(library: Library, token: str) -> list[str]:
+    """Paths of the takes that were deleted under a token."""
+    with library.open() as index:
+        rows = index.execute("select path from takes where trash = ? order by id", (token,))
+        return [str(path) for (path,) in rows]
+
+
+def _trash(library: Library, token: str) -> Path:
+    """The folder of a deletion; raises TakeError when a link leads elsewhere."""
+    folder = library.out / TRASH / token
+    if folder.resolve() != library.out.resolve() / TRASH / token:
+        msg = f"library: {library.out / TRASH} leads out of the folder by a link; remove that link"
+        raise TakeError(msg)
+    return folder
+
+
+def _within(folder: Path) -> list[Path]:
+    """All files below a folder; links are neither followed nor among them."""
+    found = [Path(at) / name for at, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is empty below a folder and itself; what was not brought back stays."""
+    for at, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            Path(at).rmdir()
 
 
 def _move(path: Path, place: Path) -> None:

@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from adapters.emotion import Emotion
 
 INDEX = ".library.sqlite"
-VERSION = 1  # of the tables; another one is rebuilt
+VERSION = 2  # of what is taken in; an index of another one is rebuilt
 PAGE = 50  # takes of a page
 BUSY_SECONDS = 30.0
 HEAD = 4096  # bytes of the ledger that tell whether it is the one that was read
 VAD = ("valence", "arousal", "dominance")
 DELETED, RESTORED, FAVOURITE = "deleted", "restored", "favourite"
 """Words for `status` in the ledger besides done and failed."""
+TOKEN = re.compile(r"[0-9a-f]{8}")
+"""Of a deletion: it names a folder, so a stranger's ledger must not choose another form."""
 
 _NONSENSE = (
     ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError,
@@ -331,7 +333,8 @@ def _take_in(index: sqlite3.Connection, line: Mapping[str, Any], at: int) -> Non
     if status == FAVOURITE:
         index.execute("update takes set favourite = ? where path = ?", (bool(line["value"]), path))
     elif status == DELETED:
-        index.execute("update takes set trash = ? where path = ?", (str(line["trash"]), path))
+        if TOKEN.fullmatch(token := line["trash"]):
+            index.execute("update takes set trash = ? where path = ?", (token, path))
     elif status == RESTORED:
         index.execute("update takes set trash = '' where path = ?", (path,))
     elif status == "done":

@@ -228,6 +228,96 @@ def test_a_kill_between_the_line_and_the_move(out: Path) -> None:
     assert "tulips" in prompts(library)
 
 
+@pytest.mark.parametrize(
+    "token",
+    ["../../victim", "../victim", "/nowhere", "..", ".", "", "ABCDEF12", "abcdef12\n", 123],
+)
+def test_a_strangers_token_moves_nothing(out: Path, token: Any) -> None:
+    victim = out.parent / "victim"
+    victim.mkdir()
+    (victim / "diary.txt").write_bytes(b"mine")
+    (out / "victim").mkdir()
+    (out / "victim" / "diary.txt").write_bytes(b"mine")
+    library = Library(out)
+    entry = library.page(Search(words="tulips"))[0]
+    with library.open(change=True) as index:
+        library.note(index, "deleted", entry, trash=token)
+    assert "tulips" in prompts(library), "such a line makes no sense"
+    with library.open(change=True) as index:  # as an index of an earlier version may have it
+        index.execute("update takes set trash = ? where path like '%tulips%'", (str(token),))
+    for asked in (None, str(token)):
+        with pytest.raises(TakeError, match="nothing to bring back"):
+            undo(library, asked)
+    assert (victim / "diary.txt").read_bytes() == b"mine"
+    assert (out / "victim" / "diary.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("link", [".trash", ".trash/abcdef12"])
+def test_a_trash_that_is_a_link_is_left_alone(out: Path, link: str) -> None:
+    elsewhere = out.parent / "elsewhere"
+    (elsewhere / "abcdef12").mkdir(parents=True)
+    (elsewhere / "abcdef12" / "diary.txt").write_bytes(b"mine")
+    (out / link).parent.mkdir(exist_ok=True)
+    (out / link).symlink_to(elsewhere if link == ".trash" else elsewhere / "abcdef12")
+    library = Library(out)
+    entry = library.page(Search(words="tulips"))[0]
+    with library.open(change=True) as index:
+        library.note(index, "deleted", entry, trash="abcdef12")
+    with pytest.raises(TakeError, match="by a link") as caught:
+        undo(library)
+    assert "\n" not in str(caught.value)
+    assert (elsewhere / "abcdef12" / "diary.txt").read_bytes() == b"mine"
+    if link == ".trash":
+        with pytest.raises(TakeError, match="by a link"):
+            delete(library, [library.page()[0]])
+
+
+def test_links_in_the_trash_and_on_the_way_are_not_followed(out: Path) -> None:
+    library = Library(out)
+    entry = library.page(Search(words="tulips"))[0]
+    token = delete(library, [entry])
+    elsewhere = out.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "diary.txt").write_bytes(b"mine")
+    (out / ".trash" / token / "folder").symlink_to(elsewhere)
+    (out / ".trash" / token / "diary.txt").symlink_to(elsewhere / "diary.txt")
+    planted = out / ".trash" / token / "way" / "planted.txt"
+    planted.parent.mkdir()
+    planted.write_bytes(b"bad")
+    (out / "way").symlink_to(elsewhere)
+    with pytest.raises(TakeError, match="out of the folder"):
+        undo(library, token)
+    assert not entry.path.exists()
+    (out / "way").unlink()
+    undo(library, token)
+    assert entry.path.is_file()
+    assert not (out / "folder").exists()
+    assert not (out / "diary.txt").exists()
+    assert [path.name for path in elsewhere.iterdir()] == ["diary.txt"]
+
+
+def test_a_take_that_is_gone_is_not_said_to_be_back(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = Library(out)
+    lake = library.page(Search(words="lake"))[0]
+    tulips = library.page(Search(words="tulips"))[0]
+    city = library.page(Search(words="night"))[0]
+    earlier = delete(library, [city])
+    token = delete(library, [lake, tulips])
+    (out / ".trash" / token / lake.path.relative_to(out)).unlink()
+    assert run(["library", "undo", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "1 of 2 takes are back" in said
+    assert lake.path.name in said
+    assert tulips.path.is_file()
+    assert prompts(library, trashed=True) == ["a city at night", "a lake"]
+    assert [e.path for e in undo(library)] == [city.path], f"{earlier} is the last with files"
+    with pytest.raises(TakeError, match="0 of 1"):
+        undo(library, token)
+
+
 def test_small_pictures(out: Path) -> None:
     library = Library(out)
     entry = library.page(Search(words="lake"))[0]
