@@ -57,6 +57,17 @@ def line_of_error(error: Exception, text: str) -> int:
     return int(told[1]) if told else max(1, len(text.splitlines()))
 
 
+def deepest_line(text: str) -> int:
+    """The line where most brackets are open, about: those in texts count too."""
+    depth, most, found = 0, 0, 1
+    for i, line in enumerate(text.splitlines()):
+        for letter in line:
+            depth = max(0, depth + (letter in "[{") - (letter in "]}"))
+            if depth > most:
+                most, found = depth, i + 1
+    return found
+
+
 def said_by(error: Exception) -> str:
     """What tomllib complains of, without the place."""
     plain = re.sub(r"\s*\(at (line \d+, column \d+|end of document)\)", "", str(error))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,7 @@ from typing import Any
 from adapters.curves import preset
 from adapters.emotion import EmotionError, EmotionTimeline
 from pipelines.film_lines import Path as Place
-from pipelines.film_lines import line_of_error, lines_of, said_by
-from pipelines.film_table import SceneError, Table, Where
+from pipelines.film_table import SceneError, Table, Where, check_plain, parsed
 
 SHORTEST, LONGEST = 1.0, 300.0  # s of a film; longer ones are made of several
 SHORTEST_SHOT = 0.25  # s: six frames, the least that is seen as a picture and not as a flash
@@ -208,19 +206,17 @@ def read_scene(path: Path | str, *, over: bool = False) -> Scene:
     except UnicodeDecodeError as error:
         msg = f"{path.name}: is no text in UTF-8; save it as a plain TOML file"
         raise SceneError(msg) from error
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = line_of_error(error, text)
-        msg = f"{path.name}:{line}: no TOML: {said_by(error)}; texts stand in quotes"
-        raise SceneError(msg) from error
-    where = Where(path.name, lines_of(text))
+    data, where = parsed(text, path.name)
 
     def found(place: Place, name: str) -> Path:
-        given = Path(name).expanduser()
-        file = given if given.is_absolute() else path.parent / given
-        if not file.is_file():
-            raise where.about(place, f"no file {name!r} beside the scene; check the path")
+        try:
+            given = Path(name).expanduser()
+            file = given if given.is_absolute() else path.parent / given
+            there = file.is_file()
+        except (OSError, RuntimeError):  # a name that is too long, a home that nobody has
+            there = False
+        if not there:
+            raise where.about(place, f"no file {name[:80]!r} beside the scene; check the path")
         return file
 
     return scene_of(data, where, found, over=over)
@@ -239,6 +235,7 @@ def scene_of(
     file_of: from a place and the text there to the file. emotion: in place of the data's own. over:
     allow intensities up to 1.5.
     """
+    check_plain(data, (), where)
     top = Table(data, (), where, over)
     top.check(_SCENE)
     seconds = top.number("seconds", None, SHORTEST, LONGEST)

@@ -6,14 +6,20 @@ It knows lines, types and ranges, and deliberately not what a scene consists of
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.emotion import EmotionError, EmotionTimeline
 from pipelines.film_lines import Path as Place
-from pipelines.film_lines import dotted, line_of
+from pipelines.film_lines import deepest_line, dotted, line_of, line_of_error, lines_of, said_by
+
+DEEPEST = 20  # tables and lists within each other; a scene needs four
+LARGEST_WHOLE = 2**63  # what TOML promises to hold
 
 
 class SceneError(ValueError):
@@ -41,6 +47,51 @@ class Where:
         """Another part's one line, at a place; it starts with a name of its own."""
         inside = f"{dotted(place)}: " if len(place) > 1 else ""
         return self.error(place, inside + " ".join(str(error).split()))
+
+
+def parsed(text: str, name: str) -> tuple[dict[str, Any], Where]:
+    """The plain data of a TOML text, and where it stands. name: of its file, for errors.
+
+    Raises:
+        SceneError: no TOML, or nothing that a scene could say; see `check_plain`.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = line_of_error(error, text)
+        msg = f"{name}:{line}: no TOML: {said_by(error)}; texts stand in quotes"
+        raise SceneError(msg) from error
+    except RecursionError as error:
+        msg = f"{name}:{deepest_line(text)}: tables and lists lie too deep within each other"
+        raise SceneError(f"{msg}, at most {DEEPEST} are read; flatten them") from error
+    except ValueError as error:  # Python reads no decimal number of more than 4300 digits
+        lines = text.splitlines()
+        line = max(range(len(lines)), key=lambda i: len(lines[i])) + 1
+        msg = f"{name}:{line}: a number or date that cannot be read; write a shorter one"
+        raise SceneError(msg) from error
+    where = Where(name, lines_of(text))
+    check_plain(data, (), where)
+    return data, where
+
+
+def check_plain(value: Any, place: Place, where: Where) -> None:
+    """Refuse dates, numbers beyond 64 bits or not finite, and what lies too deep."""
+    if len(place) > DEEPEST:
+        msg = f"lies {len(place)} tables and lists deep, at most {DEEPEST} are read; flatten it"
+        raise where.error(place, f"{dotted(place[:3])}: {msg}")
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            check_plain(one, (*place, key), where)
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            check_plain(one, (*place, i), where)
+    elif isinstance(value, datetime.date | datetime.time):
+        raise where.about(place, f"a date or time, {value}; a text stands in quotes")
+    elif isinstance(value, int) and not -LARGEST_WHOLE <= value < LARGEST_WHOLE:
+        msg = f"whole numbers of up to 64 bits are read, received {value.bit_length()}"
+        raise where.about(place, f"{msg} bits; write a smaller one")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise where.about(place, f"a finite number, received {value}; write one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ knobs name no folder, file or model of this machine. This file does not know how
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,21 +46,15 @@ def scene_request(
     """
     from adapters.emotion import EmotionTimeline
     from pipelines.film import job_of, request_of
-    from pipelines.film_lines import line_of_error, lines_of, said_by
     from pipelines.film_scene import scene_of
-    from pipelines.film_table import SceneError, Where
+    from pipelines.film_table import SceneError, parsed
 
     if len(text) > LARGEST:
         msg = f"scene: at most {LARGEST} characters are read, received {len(text)}; shorten it"
         raise SceneError(msg)
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        msg = f"scene:{line_of_error(error, text)}: no TOML: {said_by(error)}; mend that line"
-        raise SceneError(msg) from error
+    data, where = parsed(text, "scene")
     _refuse_names(data)
     known = {one.name: one for one in files}
-    where = Where("scene", lines_of(text))
 
     def found(place: tuple[int | str, ...], name: str) -> Path:
         if name not in known:

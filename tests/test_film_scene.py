@@ -172,6 +172,18 @@ FAULTS = [
 ]  # fmt: skip
 
 
+FAULTS += [
+    ("seed = 3", "seed = 1" + 400 * "0", 3, "64 bits"),
+    ("seed = 3", "seed = 1" + 5000 * "0", 3, "cannot be read"),
+    ("seed = 3", "seed = nan", 3, "finite"),
+    ("seed = 3", "x = " + 3000 * "[" + 3000 * "]", 3, "too deep"),
+    ("seed = 3", "x = " + 60 * "[" + 60 * "]", 3, "deep"),
+    ('prompt = "clouds"', f'image = "{1900 * "a"}"', 23, "no file 'aaa"),
+    ('prompt = "clouds"', 'image = "~nobody-at-all/a.png"', 23, "no file '~nobody"),
+    ('still = "tilt.light"', "params = { steps = 2020-01-02 }", 24, "params.steps: a date"),
+]
+
+
 @pytest.mark.parametrize(("old", "new", "line", "says"), FAULTS)
 def test_every_fault_names_its_line(write, old, new, line, says) -> None:
     changed = re.sub(old, lambda _: new, SCENE, count=1)
