@@ -2,8 +2,9 @@
 
 A shot is a still that a camera moves over or a clip that was made or brought. `frames` yields the
 whole film picture by picture and never holds more than two of them: a shot that dissolves into the
-next goes on under it. What is smaller is enlarged by Lanczos, what has another shape is cropped,
-or framed in black where cropping would lose a third; a clip at fewer pictures a second is blended.
+next goes on under it. What is smaller is enlarged by Lanczos, what has another shape is cropped;
+what people brought is framed in black where cropping would lose a third, what a model made for the
+film fills it. A clip at fewer pictures a second is blended.
 
 It deliberately does not know where the shots come from nor what they say.
 """
@@ -39,7 +40,7 @@ class Material:
     """What a shot shows. path: a picture or a film. still: kinds of pipelines.camera, "" for films.
 
     tempo: (frames,) arousal of a still, more than the shot has where it dissolves. begin: s into a
-    film. seed: of the camera.
+    film. seed: of the camera. fills: it was made for this film, so it is cropped and never framed.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Material:
     tempo: Floats
     begin: float
     seed: int
+    fills: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,10 @@ def material_frames(
 
     rate = probe_video(material.path).fps
     clip = ((at, pixels) for at, pixels in decode_frames(material.path))
-    yield from (fitted(pixels, size) for pixels in _timed(clip, count, material.begin, fps, rate))
+    yield from (
+        fitted(pixels, size, fills=material.fills)
+        for pixels in _timed(clip, count, material.begin, fps, rate)
+    )
 
 
 def _timed(
@@ -155,7 +160,7 @@ def _still(material: Material, count: int, size: tuple[int, int], fps: int) -> I
     from pipelines.camera import move
     from pipelines.media import load_image
 
-    pixels = fitted(np.asarray(load_image(material.path)), size)
+    pixels = fitted(np.asarray(load_image(material.path)), size, fills=material.fills)
     picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
     tempo = np.clip(np.resize(material.tempo, count), -1, 1)
     tempo[len(material.tempo) :] = tempo[min(len(material.tempo), count) - 1]
@@ -171,15 +176,18 @@ def _still(material: Material, count: int, size: tuple[int, int], fps: int) -> I
 # Size and shape ----------------------------------------------------------------------------------
 
 
-def fitted(pixels: Frames, size: tuple[int, int]) -> Frames:
-    """A picture (H, W, 3) at the film's size: cropped, or framed where that would lose too much."""
+def fitted(pixels: Frames, size: tuple[int, int], *, fills: bool = False) -> Frames:
+    """A picture (H, W, 3) at the film's size: cropped, or framed where that would lose too much.
+
+    fills: cropped whatever is lost.
+    """
     height, width = pixels.shape[:2]
     if (width, height) == size:
         return pixels
     image = Image.fromarray(pixels)
     shares = size[0] / width, size[1] / height
     lost = 1 - min(shares) / max(shares)
-    scale = max(shares) if lost <= MOST_CROPPED else min(shares)
+    scale = max(shares) if fills or lost <= MOST_CROPPED else min(shares)
     near = max(size[0], round(width * scale)), max(size[1], round(height * scale))
     if scale < max(shares):
         near = min(size[0], round(width * scale)), min(size[1], round(height * scale))

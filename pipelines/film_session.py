@@ -320,6 +320,8 @@ def shown(job: Job, made: Mapping[tuple[str, Place], tuple[Part, Take]]) -> list
             tempo=tempo_of(job, shot, beyond(scene, index)),
             begin=shot.begin,
             seed=part_seed(job.request.seed, shot.place, "camera"),
+            # A portrait keeps the shape of the photo that was brought: cropped, it loses its chin.
+            fills=shot.kind == "prompt",
         )
         found.append(Shown(material, first, last - first, shot.transition, over))
     return found

@@ -19,6 +19,7 @@ from pipelines import Step, ledger
 from pipelines.film import FilmParams, generate, job_of, request_of
 from pipelines.film_parts import parts_of
 from pipelines.film_scene import read_scene
+from pipelines.film_session import shown
 from pipelines.film_table import SceneError
 from pipelines.media import load_image, read_metadata
 from pipelines.media_sound import encode_sound
@@ -179,6 +180,12 @@ def test_parts_get_their_piece_of_the_curve(folder: Path) -> None:
     assert music.request.emotion == whole
     seeds = {part.request.seed for part in (voice, image, music)}
     assert len(seeds) == 3
+
+
+def test_pictures_of_a_model_fill_the_film_and_brought_ones_may_be_framed(made, folder) -> None:
+    job = job_of(request(folder))
+    found = {(part.role, part.place): (part, made[0]) for part in parts_of(job)}
+    assert [one.material.fills for one in shown(job, found)] == [True, False]
 
 
 def test_finished_parts_are_not_made_again(made, folder: Path) -> None:

@@ -156,3 +156,18 @@ def test_pictures_are_cropped_or_framed(given: tuple[int, int], black: bool) -> 
     assert done.shape == (64, 96, 3)
     assert (done.min() < 10) == black
     assert done[32, 48].min() > 190
+    assert fitted(pixels, SIZE, fills=True).min() > 190
+
+
+@pytest.mark.parametrize("kind", ["still", ""])
+def test_what_was_made_for_the_film_fills_it(tmp_path: Path, kind: str) -> None:
+    grey = np.full((64, 64, 3), 200, dtype=np.uint8)
+    path = tmp_path / ("a.png" if kind else "a.mp4")
+    if kind:
+        Image.fromarray(grey).save(path)
+    else:
+        path.write_bytes(label_video(encode_video([grey] * 4, FPS), {}))
+    for fills in (True, False):
+        material = Material(path, kind, np.zeros(4), 0.0, 0, fills)
+        done = next(material_frames(material, 2, (128, 72), FPS))
+        assert (done[:, :8].mean() > 180) == fills, "square pictures in a wide film"
