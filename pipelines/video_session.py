@@ -183,9 +183,7 @@ class Session:
             frames = graded(frames, job)
         moments = moments_of(len(frames), job.params.fps)
         yield self._step("read", more=0.9 * whole)
-        critic = None
-        if self.critic is not None:
-            critic = tuple(self.critic.read(_pictures(frames, moments)))
+        critic, troubles = read_by(self.critic, frames, moments)
         self.done += whole
         yield Made(
             job,
@@ -195,6 +193,7 @@ class Session:
             maker.weights(job.params),
             critic,
             time.monotonic() - begun,
+            notes=troubles,
         )
 
     def _smaller(
@@ -225,17 +224,34 @@ class Session:
         yield self._step("read", self._fresh(notes_of(made)))
 
         def work(report: Callable[[Any], None]) -> Take:
-            read: list[Reading] | None = None
-            if self.reader is not None:
-                read = self.reader.read(_pictures(made.frames, made.moments))
-            report(None)
-            reading = reading_of(made, read, extra)
+            read, troubles = read_by(self.reader, made.frames, made.moments)
+            report(troubles)
+            reading = reading_of(made, read, [*extra, *troubles])
             report(None)
             spent = made.seconds + time.monotonic() - begun
             return write(made, read, reading, self.out, spent)
 
         for event in self._timed(work):
-            yield event if isinstance(event, Take) else self._step("read")
+            yield (
+                event if isinstance(event, Take) else self._step("read", self._fresh(event or ()))
+            )
+
+
+def read_by(
+    judge: Any, frames: NDArray[np.uint8], moments: Sequence[int]
+) -> tuple[tuple[Reading, ...] | None, tuple[str, ...]]:
+    """What a judge reads in a film at `moments`; a film is never lost to one that fails.
+
+    Returns its readings, None where there is no judge or it failed, and notes that say so.
+    """
+    if judge is None:
+        return None, ()
+    try:
+        return tuple(judge.read(_pictures(frames, moments))), ()
+    except Exception as error:
+        log.debug("%s failed", judge.name, exc_info=True)
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        return None, (f"{judge.name} could not read this film: {why}",)
 
 
 def graded(frames: NDArray[np.uint8], job: Job) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.agreement import asked_track, follow, read_track
+from adapters.agreement import Follow, asked_track, follow, read_track
 from adapters.emotion import VAD
 from adapters.reading import LABELS, Reading, soft_score
 from pipelines.curve import Curve
@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 
 READ_RATE, MOST_READ = 4.0, 240
 """Frames read a second, and of a film in all."""
+FEWEST = 3  # moments that a course can be compared at (adapters.agreement.follow)
 MEASURED = 120  # frames of which flow is measured at most: 15 s at 8 a second
 
 
@@ -40,7 +41,7 @@ class Made:
     """A film, how the critic reads it over time, and how it came about.
 
     frames: (n, H, W, 3). moments: indices of the frames that are read. texts: what the model saw.
-    critic: readings at `moments`, None where nobody read. seconds: spent.
+    critic: readings at `moments`, None where nobody read. seconds: spent. notes: what went wrong.
     """
 
     job: Job
@@ -51,6 +52,7 @@ class Made:
     critic: tuple[Reading, ...] | None
     seconds: float
     chosen: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def times(self) -> Floats:
@@ -100,7 +102,7 @@ def score_of(job: Job, times: Floats, readings: Sequence[Reading]) -> float:
 def notes_of(made: Made) -> list[str]:
     """What a person should know about this result."""
     job = made.job
-    notes = []
+    notes = list(made.notes)
     if not job.params.loop and job.timeline.duration > job.seconds:
         end = job.timeline.duration
         notes.append(f"the emotion's course ends at {end:g} s, the film at {job.seconds:g}")
@@ -127,18 +129,32 @@ def reading_of(
         "over_time": {
             "times": times.tolist(),
             "asked": asked.tolist(),
-            **{name: read_track(one).tolist() for name, one in judges.items()},
+            **{
+                name: [row.tolist() if np.isfinite(row).all() else None for row in read_track(one)]
+                for name, one in judges.items()
+            },
         },
-        "follows": {
-            name: follow(asked, read_track(one), step=_step(times)).to_json()
-            for name, one in judges.items()
-            if len(times) >= 3
-        },
+        "follows": {name: one.to_json() for name, one in follows_of(asked, judges, times).items()},
         "motion": motion_of(made),
     }
     if notes := [*notes_of(made), *extra]:
         reading["notes"] = notes
     return reading
+
+
+def follows_of(
+    asked: Floats, judges: Mapping[str, Sequence[Reading]], times: Floats
+) -> dict[str, Follow]:
+    """How each judge's readings at `times` s follow (n, 13) asked; who says too little is left out.
+
+    A judge that is sure of nothing at a moment says nothing there (adapters.agreement.read_track).
+    """
+    found = {}
+    for name, readings in judges.items():
+        read = read_track(readings)
+        if np.isfinite(read).all(axis=1).sum() >= FEWEST:
+            found[name] = follow(asked, read, step=float(np.median(np.diff(times))))
+    return found
 
 
 def curves_of(times: Floats, judges: Mapping[str, Sequence[Reading]]) -> dict[str, Curve]:
@@ -200,10 +216,6 @@ def motion_of(made: Made) -> dict[str, Any]:
         if job.params.loop:
             found["loop_gap"] = loop_gap(frames)
     return found
-
-
-def _step(times: Floats) -> float:
-    return float(times[1] - times[0])
 
 
 # Files -------------------------------------------------------------------------------------------
