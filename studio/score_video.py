@@ -8,6 +8,7 @@ for. This file deliberately does not know which film may be scored (studio.score
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from studio.console import note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from adapters.reading import Reading
     from pipelines.take import Take
@@ -31,30 +33,35 @@ def read_frames(file: Path) -> tuple[dict[str, Reading], dict[str, Any]]:
     Raises:
         MediaError: no film that can be read.
     """
-    from PIL import Image
-
-    from adapters.agreement import follow, read_track
     from adapters.critic import load_critic
-    from pipelines.media_video import decode_frames, probe_video
-    from pipelines.video_take import MOST_READ, READ_RATE, mean_of
+    from pipelines.video_take import follows_of, mean_of
 
-    clip = probe_video(file)
-    rate = min(READ_RATE, MOST_READ / max(clip.seconds, 1e-3))
-    seen = [
-        (at, Image.fromarray(pixels)) for at, pixels in decode_frames(file, fps=rate, side=SIDE)
-    ]
-    pictures = [picture for _, picture in seen]
-    times = np.array([at for at, _ in seen])
+    pictures, times, seconds = pictures_of(file)
     read = {name: load_critic(name).read(pictures) for name in READERS}
-    more: dict[str, Any] = {"frames_read": len(seen), "seconds": round(clip.seconds, 3)}
+    more: dict[str, Any] = {"frames_read": len(times), "seconds": round(seconds, 3)}
     asked = _asked(file, times)
-    if asked is not None and len(times) >= 3:
-        step = float(np.median(np.diff(times)))
-        follows = {name: follow(asked, read_track(one), step=step) for name, one in read.items()}
+    if asked is not None and (follows := follows_of(asked, read, times)):
         more["follows"] = {name: one.to_json() for name, one in follows.items()}
         for name, one in follows.items():
             note(f"{name} follows what was asked: {one.text}")
     return {name: mean_of(one) for name, one in read.items()}, more
+
+
+def pictures_of(file: Path) -> tuple[list[Image], NDArray[np.float64], float]:
+    """Frames of an untrusted film that are read, their seconds, and the length it says it has.
+
+    No more than MOST_READ, whatever length its header claims.
+    """
+    from PIL.Image import fromarray
+
+    from pipelines.media_video import decode_frames, probe_video
+    from pipelines.video_take import MOST_READ, READ_RATE
+
+    clip = probe_video(file)
+    rate = min(READ_RATE, MOST_READ / max(clip.seconds, 1e-3))
+    frames = islice(decode_frames(file, fps=rate, side=SIDE), MOST_READ)
+    seen = [(at, fromarray(pixels)) for at, pixels in frames]
+    return [picture for _, picture in seen], np.array([at for at, _ in seen]), clip.seconds
 
 
 def _asked(file: Path, times: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipelines.params import ParamError
 from pipelines.take import Request, Take
 from pipelines.video import VideoParams, check_class, course_of, job_of, length_of, regions_of
 from pipelines.video_guide import closed, fitted, moved
-from pipelines.video_take import asked_rows, moments_of
+from pipelines.video_take import MOST_READ, asked_rows, moments_of
 from studio.cli import run as affect
 from tests.contracts import critic, reader
 from tests.tiny import tiny_folder
@@ -343,6 +344,62 @@ def test_a_take_tells_how_it_follows(tmp_path):
     assert len(told["prompts"]) == 2
     sheet = Image.open(take.path.with_suffix(".png"))
     assert sheet.width == 1600
+
+
+class _Mute:
+    """A judge that sees nothing in the later pictures of a film, or that breaks over them."""
+
+    def __init__(self, judge, breaks):
+        self.judge, self.breaks, self.name = judge, breaks, f"mute-{judge.name}"
+
+    def read(self, pictures):
+        if self.breaks:
+            raise RuntimeError("no picture\ncan be read")
+        silent = (1.0, *[0.0] * 12)
+        return [
+            dataclasses.replace(
+                one, reader=self.name, probabilities=silent if k else one.probabilities
+            )
+            for k, one in enumerate(self.judge.read(pictures))
+        ]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_judge_that_fails_loses_no_film(breaks, tmp_path):
+    maker = maker_of("video-tiny")
+    judges = _Mute(critic(), breaks), _Mute(reader(), breaks)
+    asked = request(maker, "0s fear 0; 1.5s fear 1", seconds=1.5)
+    take = takes(maker, asked, tmp_path, critic=judges[0], reader=judges[1])[0]
+    assert Take.read(take.path).reading == take.reading
+    assert take.reading["follows"] == {}
+    for judge in judges:
+        if breaks:
+            (note,) = (one for one in take.reading["notes"] if judge.name in one)
+            assert "no picture" in note
+            assert "\n" not in note
+        else:
+            assert [row is None for row in take.reading["over_time"][judge.name]] == (
+                [False] + [True] * 5
+            )
+    assert (take.reading["critic"] is None) == breaks
+    best = takes(maker, asked, tmp_path / "best", best_of=2, critic=judges[0], reader=None)
+    assert len(best) == 1
+
+
+def test_a_film_that_lies_about_its_length_is_read_in_part(tmp_path):
+    from pipelines.media_video import encode_video, probe_video
+    from studio.score_video import pictures_of
+
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    data = bytearray(encode_video(iter([pixels] * 300), 4))
+    at = data.index(b"mdhd")
+    scale = data[at + 16 : at + 20]  # version 0: flags, made, changed, units a second, length
+    assert 60 < int.from_bytes(data[at + 20 : at + 24]) / int.from_bytes(scale) < 90
+    data[at + 20 : at + 24] = scale
+    file = tmp_path / "lies.mp4"
+    file.write_bytes(data)
+    assert probe_video(file).seconds == 1
+    assert len(pictures_of(file)[0]) == MOST_READ
 
 
 def test_films_are_scored_and_shown(tmp_path, capsys):
