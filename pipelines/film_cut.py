@@ -81,11 +81,13 @@ def frames(
     fps: int,
     fade_out: int = 0,
     seen: Callable[[int, Frames], None] | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Iterator[Frames]:
     """Yield the film, (H, W, 3) uint8 a frame.
 
     size: width, height. fade_out: frames in which it ends in black. seen: is shown every frame
-    before titles are written over it.
+    before titles are written over it. look: is called for every frame of a clip that is read, so
+    that who stops need not wait until a long one was skipped.
     """
     total = sum(shot.count for shot in shots)
     written = [(title, drawn(title.text, size, title.place, title.size)) for title in titles]
@@ -93,7 +95,7 @@ def frames(
     for index, shot in enumerate(shots):
         follow = shots[index + 1] if index + 1 < len(shots) else None
         beyond = follow.over if follow is not None and follow.transition == "dissolve" else 0
-        pictures = material_frames(shot.material, shot.count + beyond, size, fps)
+        pictures = material_frames(shot.material, shot.count + beyond, size, fps, look)
         for i in range(shot.count):
             pixels = next(pictures)
             share = _come(i, shot.over) if shot.transition != "cut" else 1.0
@@ -115,7 +117,11 @@ def frames(
 
 
 def material_frames(
-    material: Material, count: int, size: tuple[int, int], fps: int
+    material: Material,
+    count: int,
+    size: tuple[int, int],
+    fps: int,
+    look: Callable[[], None] | None = None,
 ) -> Iterator[Frames]:
     """Yield `count` frames of a picture or film at the film's size and rate."""
     if material.still:
@@ -124,11 +130,20 @@ def material_frames(
     from pipelines.media_video import decode_frames, probe_video
 
     rate = probe_video(material.path).fps
-    clip = ((at, pixels) for at, pixels in decode_frames(material.path))
+    clip = _watched(decode_frames(material.path, begin=material.begin), look)
     yield from (
         fitted(pixels, size, fills=material.fills)
         for pixels in _timed(clip, count, material.begin, fps, rate)
     )
+
+
+def _watched(
+    clip: Iterator[tuple[float, Frames]], look: Callable[[], None] | None
+) -> Iterator[tuple[float, Frames]]:
+    for one in clip:
+        if look is not None:
+            look()
+        yield one
 
 
 def _timed(

@@ -11,6 +11,7 @@ stop flag after every few frames. It deliberately does not know how requests are
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -216,7 +217,13 @@ class Session:
 
         scene = job.scene
         report(Done("cut", 0.0))
-        sound = mixed(job, made)
+        read = itertools.count(1)
+
+        def look() -> None:
+            if next(read) % EVERY == 0:
+                report(Done("cut", 0.0))
+
+        sound = mixed(job, made, look)
         rate = min(READ_RATE, MOST_READ / scene.seconds)
         read_at = {round(t * scene.fps) for t in np.arange(0.5 / rate, scene.seconds, 1 / rate)}
         shown_at = {round(float(t) * scene.fps) for t in moments(scene.seconds)}
@@ -237,7 +244,7 @@ class Session:
             titles = [_words(title, scene.fps) for title in scene.titles]
             film = frames(
                 shots, titles, size=job.size, fps=scene.fps,
-                fade_out=round(scene.fade_out * scene.fps), seen=seen,
+                fade_out=round(scene.fade_out * scene.fps), seen=seen, look=look,
             )  # fmt: skip
             for i, pixels in enumerate(film):
                 if i in shown_at:
@@ -350,8 +357,12 @@ def tempo_of(job: Job, shot: Shot, more: float) -> np.ndarray:
     return np.clip(arousal.astype(np.float64), -1, 1)
 
 
-def mixed(job: Job, made: Mapping[tuple[str, Place], tuple[Part, Take]]) -> Mix | None:
-    """The sound of the film; None where nothing is heard."""
+def mixed(
+    job: Job,
+    made: Mapping[tuple[str, Place], tuple[Part, Take]],
+    look: Callable[[], None] = lambda: None,
+) -> Mix | None:
+    """The sound of the film; None where nothing is heard. look: is called after every sound."""
     from pipelines.media_sound import load_sound, resample
     from pipelines.media_video import decode_track
 
@@ -361,14 +372,15 @@ def mixed(job: Job, made: Mapping[tuple[str, Place], tuple[Part, Take]]) -> Mix 
         part, take = made["voice", speech.place]
         waveform = load_sound(take.path, RATE).waveform
         sounds.append(Placed(waveform, part.start, speech.volume, speech=True))
+        look()
     for shot in scene.shots:
         if shot.kind == "video" and shot.sound is not None and shot.file is not None:
-            track = decode_track(shot.file)
-            if track is not None:
+            seconds = shot.seconds or 0.0
+            track = decode_track(shot.file, start=shot.begin, seconds=seconds)
+            if track is not None and track.waveform.shape[1]:
                 own = resample(track.waveform, track.sample_rate, RATE)
-                first = round(shot.begin * RATE)
-                last = first + round((shot.seconds or 0.0) * RATE)
-                sounds.append(Placed(own[:, first:last], shot.span[0], shot.sound))
+                sounds.append(Placed(own[:, : round(seconds * RATE)], shot.span[0], shot.sound))
+            look()
     music = None
     if scene.music is not None:
         take = made["music", ("music",)][1]

@@ -15,7 +15,7 @@ import io
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -65,6 +65,7 @@ THREADS = 2  # of x264: another number gives other bytes
 AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 """Hz that sounds are written at; others become the next higher one."""
 _AAC_FRAME = 1024  # samples
+_LEAD = 1.0  # s before a time that is sought: frames in another order, a sound decoder's start
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ def probe_video(path: Path | str) -> Clip:
 
 
 def decode_frames(
-    path: Path | str, *, fps: float | None = None, side: int | None = None
+    path: Path | str, *, fps: float | None = None, side: int | None = None, begin: float = 0.0
 ) -> Iterator[tuple[float, Frames]]:
     """Frames of an untrusted film, upright: (seconds from its beginning, (H, W, 3) uint8).
 
@@ -201,16 +202,21 @@ def decode_frames(
         path: an MP4 of at most 512 MB and an hour.
         fps: at most so many frames a second; others are left out. None: all.
         side: frames whose longer side is above this are scaled down.
+        begin: s; the first frame is one at or before it, a keyframe where the film has such.
 
     Raises:
         MediaError: as `probe_video`, also where it is damaged further on than a frame.
     """
     with _opened(path) as (film, name):
-        yield from _decoded(film, name, fps, side)
+        yield from _decoded(film, name, fps, side, begin)
 
 
-def decode_track(path: Path | str) -> Sound | None:
+def decode_track(
+    path: Path | str, *, start: float = 0.0, seconds: float = MAX_SECONDS
+) -> Sound | None:
     """The sound of an untrusted film, one or two channels; None where it has none that is known.
+
+    start, seconds: the piece that is wanted; only that is held, and it ends where the sound does.
 
     Raises:
         MediaError: as `probe_video`.
@@ -224,29 +230,41 @@ def decode_track(path: Path | str) -> Sound | None:
         context = stream.codec_context if stream is not None else None
         if context is None or context.name not in SOUND_CODECS:
             return None
-        rate, first = int(context.sample_rate), 0.0
-        parts: list[NDArray[np.float32]] = []
+        rate = int(context.sample_rate)
         if not RATES[0] <= rate <= RATES[1]:
             return None
-        most = int(MAX_SECONDS * rate)
+        wanted = round(start * rate), round(start * rate) + round(seconds * rate)
+        parts: list[NDArray[np.float32]] = []
+        at = first = 0  # samples from the film's beginning: of what comes next, of the first part
+        told = False
         try:
             layout = "stereo" if context.channels > 1 else "mono"
             change = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            if start > _LEAD:
+                with suppress(av.FFmpegError):
+                    film.seek(int((start - _LEAD) / stream.time_base), stream=stream)
             for frame in film.decode(stream):
-                if not parts:
-                    first = float(frame.time or 0.0)
-                parts += [part.to_ndarray() for part in change.resample(frame)]
-                most -= frame.samples
-                if most < 0:
+                if not told:  # later ones follow without a gap
+                    at = round(max(0.0, min(float(frame.time or 0.0), MAX_SECONDS)) * rate)
+                    told = True
+                for part in change.resample(frame):
+                    if at + part.samples > wanted[0]:
+                        first = first if parts else at
+                        parts.append(part.to_ndarray())
+                    at += part.samples
+                if at >= wanted[1]:
                     break
         except Exception as error:  # what came before is the sound
-            if not parts:
+            if not told:
                 raise MediaError(damaged(name)) from error
-        if not parts:
+        if not told:
             return None
+        if not parts:
+            return Sound(np.zeros((2 if layout == "stereo" else 1, 0), np.float32), rate)
         waveform = np.concatenate(parts, axis=1)
-        lead = round(max(0.0, min(first, MAX_SECONDS)) * rate)
-        waveform = np.pad(waveform, ((0, 0), (lead, 0)))
+        waveform = np.pad(waveform, ((0, 0), (max(0, first - wanted[0]), 0)))
+        skipped = max(0, wanted[0] - first)
+        waveform = waveform[:, skipped : skipped + wanted[1] - wanted[0]]
         return Sound(np.clip(np.nan_to_num(waveform), -1, 1).astype(np.float32), rate)
 
 
@@ -311,24 +329,39 @@ def _length(film: Any) -> float:
 
 
 def _decoded(
-    film: Any, name: str, fps: float | None = None, side: int | None = None
+    film: Any,
+    name: str,
+    fps: float | None = None,
+    side: int | None = None,
+    begin: float = 0.0,
 ) -> Iterator[tuple[float, Frames]]:
-    frames = iter(film.decode(film.streams.video[0]))
+    import av
+
+    video = film.streams.video[0]
+    frames = iter(film.decode(video))
     begun: float | None = None
     shown = -math.inf
     while True:
         try:
             frame = next(frames)
         except StopIteration:
+            if begun is not None and begin > 0 and shown < 0:
+                raise MediaError(damaged(name)) from None
             return
         except Exception as error:
-            if begun is None:
+            if begun is None or (begin > 0 and shown < 0):
                 raise MediaError(damaged(name)) from error
             return  # cut short: what came before is a film
         if frame.width * frame.height > MAX_PIXELS:
             raise MediaError(damaged(name))
         time = float(frame.time) if frame.time is not None else 0.0
-        begun = time if begun is None else begun
+        if begun is None:
+            begun = time
+            if begin > _LEAD:
+                with suppress(av.FFmpegError):  # what cannot be entered is decoded from here on
+                    film.seek(int((begun + begin - _LEAD) / video.time_base), stream=video)
+                    frames = iter(film.decode(video))
+                    continue
         at = time - begun
         if at > MAX_SECONDS:
             return

@@ -85,6 +85,24 @@ def test_stills_move_with_arousal_and_seed(picture) -> None:
     np.testing.assert_array_equal(one, again)
 
 
+def test_who_stops_need_not_wait_until_a_clip_has_been_skipped(tmp_path: Path) -> None:
+    """One keyframe, as phones may write it: everything before the beginning has to be decoded."""
+    grey = (np.full((64, 96, 3), 30 + i, dtype=np.uint8) for i in range(96))
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(label_video(encode_video(grey, 48), {}))
+    looks = []
+    shots = [Shown(film(path, 1.9), 0, 2, "cut", 0)]
+    found = means(frames(shots, [], size=SIZE, fps=48, look=lambda: looks.append(1)))
+    assert found[0] == pytest.approx(30 + 91, abs=3)
+    assert len(looks) > 80
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(frames(shots, [], size=SIZE, fps=48, look=stop))
+
+
 def test_shots_follow_each_other_to_the_frame(picture) -> None:
     dark, bright = picture((40, 40, 40)), picture((200, 200, 200), "b.png")
     shots = [Shown(still(dark), 0, 10, "cut", 0), Shown(still(bright), 10, 14, "cut", 0)]

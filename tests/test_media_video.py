@@ -263,6 +263,36 @@ def test_limits_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         probe_video(tmp_path / "none.mp4")
 
 
+@pytest.mark.parametrize("begin", [0.0, 1.5, 6.3, 6.99, 30.0])
+def test_frames_from_a_time_on_begin_at_the_keyframe_before(tmp_path: Path, begin: float) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(label_video(encode_video(pictures(70), 10), {}))
+    whole = dict(decode_frames(path))
+    found = list(decode_frames(path, begin=begin))
+    times = [at for at, _ in found]
+    assert times[-1] == pytest.approx(6.9)
+    assert times[0] <= begin
+    if begin > 5:
+        assert times[0] >= 4, "what lies before the keyframe is not decoded"
+    for at, pixels in found:
+        near = min(whole, key=lambda one: abs(one - at))
+        assert near == pytest.approx(at, abs=1e-3)
+        assert (pixels == whole[near]).all(), "the same pictures at the same times"
+
+
+@pytest.mark.parametrize("start", [0.0, 0.4, 3.0, 7.25, 9.9, 20.0])
+def test_a_piece_of_the_sound_is_that_of_the_whole(tmp_path: Path, start: float) -> None:
+    path = tmp_path / "a.mp4"
+    given = clicks(10.0, 44_100, 2)
+    path.write_bytes(encode_video(pictures(100), 10, waveform=given, sample_rate=44_100))
+    whole = decode_track(path).waveform
+    piece = decode_track(path, start=start, seconds=2.0)
+    first = round(start * 44_100)
+    expected = whole[:, first : first + 88_200]
+    assert piece.waveform.shape == expected.shape
+    assert np.abs(piece.waveform - expected).max(initial=0.0) < 1e-4
+
+
 def test_odd_and_changing_sizes_are_refused() -> None:
     with pytest.raises(MediaError, match="even"):
         encode_video([np.zeros((31, 32, 3), np.uint8)], 30)
