@@ -90,7 +90,7 @@ def frames(
     that who stops need not wait until a long one was skipped.
     """
     total = sum(shot.count for shot in shots)
-    written = [(title, drawn(title.text, size, title.place, title.size)) for title in titles]
+    layers: dict[int, NDArray[np.float32]] = {}  # of the titles that are seen just now
     leaving: Iterator[Frames] | None = None
     for index, shot in enumerate(shots):
         follow = shots[index + 1] if index + 1 < len(shots) else None
@@ -110,8 +110,13 @@ def frames(
                 pixels = _dimmed(pixels, _come(total - 1 - at, fade_out))
             if seen is not None:
                 seen(at, pixels)
-            for title, layer in written:
-                pixels = _with_title(pixels, layer, at - title.first, title.count, fps)
+            for number, title in enumerate(titles):
+                if not title.first <= at < title.first + title.count:
+                    layers.pop(number, None)
+                    continue
+                if number not in layers:
+                    layers[number] = drawn(title.text, size, title.place, title.size)
+                pixels = _with_title(pixels, layers[number], at - title.first, title.count, fps)
             yield pixels
         leaving = pictures if beyond else None
 
@@ -291,8 +296,6 @@ def _broken(
 
 def _with_title(pixels: Frames, layer: NDArray[np.float32], i: int, count: int, fps: int) -> Frames:
     """A picture with a title over it, at the title's frame i of `count`."""
-    if not 0 <= i < count:
-        return pixels
     over = min(round(TITLE_FADE * fps), count // 3)
     share = min(_come(i, over), _come(count - 1 - i, over))
     cover = layer[..., 1:] * share
