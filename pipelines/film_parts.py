@@ -281,19 +281,10 @@ def checked(request: Request, known: dict[Any, Any]) -> Any:
     return maker.job_of(request, known=known)
 
 
-def check_weights(job: Job, *, offline: bool | None = None) -> None:
-    """Raise one line when the weights of a part are not on this machine."""
-    for request in {part.request.backbone: part.request for part in parts_of(job)}.values():
-        row = resolve(request.backbone, request.modality)
-        maker: Any = import_module(MAKERS[request.modality])
-        if hasattr(maker, "check_here"):
-            maker.check_here(row, offline=offline)
-        else:
-            from pipelines import weights
-
-            if row.embedded:
-                weights.check_embedded(row)
-            weights.check_here(row, offline=offline)
+def rows_of(job: Job) -> list[Backbone]:
+    """The backbones that make a film's parts, each once."""
+    named = {(part.request.backbone, part.request.modality): None for part in parts_of(job)}
+    return [resolve(backbone, modality) for backbone, modality in named]
 
 
 def _blamed(scene: Scene, part: Part, said: str) -> Place:
@@ -330,7 +321,7 @@ class Shelf:
         One that is older than the weights that would make it now is not: they may be others.
         """
         wanted = request.changed(weights="").key
-        newest = _newest(row)
+        newest = _newest(row, str(request.params.get("painter") or ""))
         for line in reversed(self.lines):
             asked = line.get("request")
             if not isinstance(asked, Mapping) or asked.get("modality") != request.modality:
@@ -363,9 +354,19 @@ class Shelf:
         return replace(take, companions=beside)
 
 
-def _newest(row: Backbone) -> float:
-    """When the weights of an embedded or local backbone changed last; 0 for the hub's."""
-    folder = row.folder
-    if folder is None or not folder.is_dir():
-        return 0.0
-    return max((file.stat().st_mtime for file in folder.rglob("*.safetensors")), default=0.0)
+def _newest(row: Backbone, painter: str = "") -> float:
+    """When what makes a part changed last, as far as it lies in folders; 0 for the hub's.
+
+    painter: the knob of moving pictures; they are painted by it, and by the row's own base.
+    """
+    rows = [row]
+    rows += [resolve(name, "image") for name in (row.base, painter) if name]
+    folders = [one.folder for one in rows]
+    files = [
+        file
+        for folder in folders
+        if folder is not None and folder.is_dir()
+        for file in folder.rglob("*")
+        if file.suffix in (".json", ".safetensors")
+    ]
+    return max((file.stat().st_mtime for file in files), default=0.0)

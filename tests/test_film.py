@@ -15,9 +15,9 @@ from PIL import Image
 import pipelines
 from adapters.assets import ASSETS
 from adapters.emotion import EmotionTimeline
-from pipelines import Step, ledger
+from pipelines import Backbone, Step, ledger
 from pipelines.film import FilmParams, generate, job_of, request_of
-from pipelines.film_parts import parts_of
+from pipelines.film_parts import Shelf, parts_of
 from pipelines.film_scene import read_scene
 from pipelines.film_session import shown
 from pipelines.film_table import SceneError
@@ -25,6 +25,7 @@ from pipelines.media import load_image, read_metadata
 from pipelines.media_sound import encode_sound
 from pipelines.media_video import decode_frames, decode_track, probe_video
 from pipelines.params import ParamError
+from pipelines.request import Request
 from pipelines.take import Take
 from studio.cli import run as affect
 from tests import speech
@@ -210,6 +211,26 @@ def test_a_part_that_was_changed_is_made_again(made, folder: Path, tmp_path: Pat
     count = len(lines(copy))
     list(generate([request(folder)], out_dir=copy))
     assert [line["request"]["modality"] for line in lines(copy)[count:]] == ["image", "film"]
+
+
+@pytest.mark.parametrize("whose", ["own", "base", "painter"])
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_part_is_older_than_what_makes_it(made, tmp_path: Path, whose: str, suffix: str) -> None:
+    _, _, out = made
+    folders = {name: tmp_path / name for name in ("own", "base", "painter")}
+    for folder in folders.values():
+        (folder / "unet").mkdir(parents=True)
+        (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+        os.utime(folder / "model_index.json", (1, 1))
+    row = Backbone("a", "image", str(folders["own"]), "sd15", "", 0, base=str(folders["base"]))
+    line = next(one for one in lines(out) if one["request"]["modality"] == "image")
+    asked = Request.from_json(line["request"])
+    painted = asked.changed(params={**asked.params, "painter": str(folders["painter"])})
+    shelf = Shelf(out)
+    shelf.lines = [{**line, "request": painted.to_json()}]
+    assert shelf.find(painted, row) is not None
+    (folders[whose] / "unet" / f"new{suffix}").touch()
+    assert shelf.find(painted, row) is None
 
 
 def test_leaving_early_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
