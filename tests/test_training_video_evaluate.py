@@ -1,6 +1,7 @@
 """The report of curves in time: on readers whose truth is known, and on a real film."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,26 @@ import torch
 
 from adapters.agreement import asked_track
 from adapters.emotion import CORE, VAD
-from pipelines import camera
+from adapters.families import model_digest
+from pipelines import BACKBONES, camera
 from pipelines.media_video import encode_video
 from pipelines.request import Request
 from pipelines.take import Take
-from training.video_evaluate import Asked, asked, evaluate, read_film, request_of, row_of, rows_of
+from training.video_evaluate import (
+    Asked,
+    RowError,
+    asked,
+    evaluate,
+    made_with,
+    read_film,
+    request_of,
+    row_of,
+    rows_of,
+    unshipped,
+)
 from training.video_evaluate_report import CURVES, NEUTRAL, markdown, summary, timeline
 
+SHIPPED = Path(str(BACKBONES["video-tiny"].folder))
 SECONDS = 6.0
 TIMES = np.arange(0, SECONDS, 0.25)
 
@@ -122,7 +136,10 @@ def test_what_is_asked_can_be_made():
 def test_rows_that_are_there_are_not_made_again(tmp_path):
     (tmp_path / "rows").mkdir()
     one = Asked("music", "", "calm to fear", 0)
-    kept = row("music", "", "calm to fear", "calm to fear") | {"file": "takes/none.mid"}
+    kept = row("music", "", "calm to fear", "calm to fear") | {
+        "file": "takes/none.mid",
+        "made_with": made_with(request_of(one, 36.0)),
+    }
     (tmp_path / "rows" / f"{one.key}.json").write_text(json.dumps(kept))
     assert list(rows_of([one, Asked("music", "", NEUTRAL, 0)], tmp_path, {}, {}, minutes=0)) == [
         kept
@@ -130,6 +147,46 @@ def test_rows_that_are_there_are_not_made_again(tmp_path):
     found = evaluate(tmp_path, ["music"], minutes=0)
     assert found["modalities"]["music"]["takes"] == 1
     assert (tmp_path / "report.md").read_text() == markdown(found)
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="assets/models/video-tiny is not there")
+def test_rows_of_another_model_are_refused(tmp_path):
+    (tmp_path / "rows").mkdir()
+    one = Asked("video", "a forest", "calm to fear", 0)
+    path = tmp_path / "rows" / f"{one.key}.json"
+
+    def kept(made_of):
+        told = row("video", "a forest", "calm to fear", "calm to fear")
+        path.write_text(json.dumps(told | {"file": "takes/none.mp4", "made_with": made_of}))
+
+    def read(backbones=None, **options):
+        return list(rows_of([one], tmp_path, backbones or {}, {"video": options}, minutes=0))
+
+    maker = unshipped(SHIPPED)
+    request = request_of(one, 4.0)
+    kept(made_with(request))
+    assert len(read()) == 1
+    with pytest.raises(RowError, match="other adapter"):
+        read(maker=maker)
+    kept(made_with(request, {"maker": maker}))
+    assert len(read(maker=maker)) == 1
+    with torch.no_grad():
+        for name, weight in maker.pipe.unet.named_parameters():
+            if "motion_modules" in name:
+                weight.mul_(1.5)
+    maker.digest = model_digest(maker.pipe)
+    with pytest.raises(RowError, match=r"other adapter; give another folder") as caught:
+        read(maker=maker)
+    assert "\n" not in str(caught.value)
+    kept(made_with(request))
+    with pytest.raises(RowError, match="other backbone, weights"):
+        read({"video": "animatediff"})
+    kept(made_with(request.changed(params={"seconds": 3.0})))
+    with pytest.raises(RowError, match="other params"):
+        read()
+    kept(None)
+    with pytest.raises(RowError, match="does not say"):
+        read()
 
 
 def test_a_film_is_read_and_measured(tmp_path):

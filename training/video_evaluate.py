@@ -14,7 +14,9 @@ modality does by itself in time (voices fall, films settle) adds nothing to a me
 * processor seconds a second of result.
 
 Each take is made and read once and kept; a run that was stopped goes on, and a modality may be
-added later. Figures: training.video_evaluate_report. It does not know how anything is made.
+added later. A row says what it was made with; one of another model or other params is refused, as
+are rows from before that was written down. Figures: training.video_evaluate_report. It does not
+know how anything is made.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,7 @@ from adapters.assets import ASSETS
 from adapters.files import replacing
 from adapters.reading import Reading
 from adapters.video_metrics import measure
-from pipelines import BACKBONES, DEFAULTS, camera, generate
+from pipelines import BACKBONES, DEFAULTS, Backbone, camera, generate, resolve
 from pipelines.request import Request
 from pipelines.take import Take
 from training.video_evaluate_report import CURVES, NEUTRAL, markdown, summary, timeline
@@ -302,6 +305,67 @@ def row_of(one: Asked, seconds: float, read: Read, spent: Mapping[str, float]) -
 # Running -----------------------------------------------------------------------------------------
 
 
+class RowError(ValueError):
+    """A row that is there was made with something else; one line that says what to do."""
+
+
+def made_with(request: Request, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What decides a row, told before anything is made.
+
+    request: digest of all that is asked, inputs' bytes with it. weights: of the backbone's files,
+    or its id and revision. adapter: digest of a maker that is given in `options`, else None.
+    """
+    row = resolve(request.backbone, request.modality)
+    maker = (options or {}).get("maker")
+    found = {
+        "request": request.key,
+        "backbone": request.backbone,
+        "params": dict(request.params),
+        "adapter": None,
+        "weights": _weights(row),
+    }
+    if maker is not None:
+        from pipelines.video import job_of
+
+        found["adapter"] = maker.weights(job_of(request, maker=maker).params)
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # as a row that is read again
+    return plain
+
+
+@cache
+def _digest(folder: Path) -> str:
+    """Sixteen hex digits of all files of a folder, by their names and bytes."""
+    h = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix not in (".md", ".jpg", ".png"):  # a card says nothing to a model
+            h.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with path.open("rb") as file:
+                h.update(hashlib.file_digest(file, "sha256").digest())
+    return h.hexdigest()[:16]
+
+
+def _weights(row: Backbone) -> str:
+    own = f"{row.weights}@{row.revision}"
+    if row.folder is not None and row.folder.is_dir():
+        own = _digest(row.folder)
+    return f"{own}+{_weights(BACKBONES[row.base])}" if row.base else own
+
+
+def check_row(path: Path, row: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise one line when a row that is there was made with something else than is wanted."""
+    had = row.get("made_with")
+    if had == wanted:
+        return
+    if not isinstance(had, Mapping):
+        why = "does not say what it was made with"
+    else:
+        names = [n for n in ("backbone", "params", "adapter", "weights") if had.get(n) != wanted[n]]
+        shown = names or ["request"]
+        why = f"was made with other {', '.join(shown)}"
+    msg = f"--out: {path.name} {why}; give another folder, or delete its rows to make them again"
+    raise RowError(msg)
+
+
 def made(
     one: Asked, out: Path, backbone: str | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -318,7 +382,10 @@ def made(
         msg = f"{one.key}: nothing was made; see {out / 'takes'}"
         raise RuntimeError(msg)
     read = READ[one.modality](take, seconds)
-    return row_of(one, seconds, read, spent) | {"file": str(take.path.relative_to(out))}
+    return row_of(one, seconds, read, spent) | {
+        "made_with": made_with(request, options),
+        "file": str(take.path.relative_to(out)),
+    }
 
 
 def rows_of(
@@ -329,11 +396,23 @@ def rows_of(
     tell: Callable[[str], None] = print,
     minutes: float = float("inf"),
 ) -> Iterator[dict[str, Any]]:
-    """One row after the other, each made once; after so many minutes only what is there."""
+    """One row after the other, each made once; after so many minutes only what is there.
+
+    Raises:
+        RowError: one that is there was made with something else, before any is made.
+    """
     end = time.monotonic() + 60 * minutes
     (out / "rows").mkdir(parents=True, exist_ok=True)
-    for i, one in enumerate(wanted):
-        path = out / "rows" / f"{one.key}.json"
+    paths = [out / "rows" / f"{one.key}.json" for one in wanted]
+    for one, path in zip(wanted, paths, strict=True):
+        if path.is_file():
+            request = request_of(one, length_of(one), backbones.get(one.modality))
+            check_row(
+                path,
+                json.loads(path.read_text(encoding="utf-8")),
+                made_with(request, options.get(one.modality)),
+            )
+    for i, (one, path) in enumerate(zip(wanted, paths, strict=True)):
         if not path.is_file():
             if time.monotonic() > end:
                 continue
