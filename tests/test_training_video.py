@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,18 @@ def test_a_shard_holds_what_its_seed_says(rows, tmp_path, monkeypatch):
     assert one.kinds == two.kinds
     assert len(one) == 3
     assert (one.latents[:, 1:] - one.latents[:, :-1]).abs().amax(dim=(1, 2, 3, 4)).min() > 0
+    source = video_data.source_of(rows, basis)
+    video_data.check_shards(tmp_path / "a", source)
+    told = [dataclasses.replace(rows[0], caption="a storm"), *rows[1:]]
+    bent = dataclasses.replace(basis, scale=basis.scale * 2)
+    for other in (video_data.source_of(told, basis), video_data.source_of(rows, bent)):
+        assert other != source
+        with pytest.raises(ValueError, match=r"made of other data.*delete its clips"):
+            video_data.check_shards(tmp_path / "a", other)
+    path = tmp_path / "a" / "clips" / "001.safetensors"
+    video_data.make_shard(1, told, cache, basis, path)
+    with pytest.raises(ValueError, match="made of different data"):
+        video_data.load_clips(tmp_path / "a")
     with pytest.raises(ValueError, match=r"no clips in .*; run python -m training.video_data"):
         video_data.load_clips(tmp_path)
 

@@ -15,6 +15,7 @@ flashes would teach the model to flicker.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ FPS = 8
 FRAMES = 48  # a clip is six seconds; training cuts its pieces from it
 SIDE = 128
 SHARD = 128
+SOURCE = "made_of"  # key of a shard's metadata
 
 _SCENES = (
     (("sea", "wave", "water", "lake", "pond", "river", "ship", "boat", "coast"), "waves", 0.85),
@@ -106,10 +108,20 @@ def moved(picture: torch.Tensor, kind: str, tempo: torch.Tensor, generator: torc
     ).clamp(0, 1)
 
 
+def source_of(rows: list[Row], basis: PatchBasis) -> str:
+    """Sixteen hex digits of what clips are made of: pictures' names, captions, basis, sizes."""
+    h = hashlib.sha256(json.dumps([FPS, FRAMES, SIDE, SHARD, SHORT_SIDE]).encode())
+    for row in rows:
+        h.update(json.dumps([row.set, row.path.name, row.caption]).encode())
+    for tensor in (basis.mean, basis.components, basis.scale):
+        h.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
 def make_shard(
     number: int, rows: list[Row], cache: PictureCache, basis: PatchBasis, path: Path
 ) -> None:
-    """Write one shard of clips."""
+    """Write one shard of clips and what it was made of."""
     generator = torch.Generator().manual_seed(1000 + number)
     chosen = torch.randint(len(rows), (SHARD,), generator=generator)
     grid = SIDE // 16
@@ -127,13 +139,18 @@ def make_shard(
     with replacing(path) as fresh:
         save_file(
             {"latents": latents, "tempo": tempo, "rows": chosen}, fresh,
-            metadata={"kinds": json.dumps(kinds)},
+            metadata={"kinds": json.dumps(kinds), SOURCE: source_of(rows, basis)},
         )  # fmt: skip
 
 
 def prepare(data: Path, out: Path, clips: int) -> None:
-    """Make the shards that are lacking for `clips` clips (FRAMES x 3 kB each)."""
+    """Make the shards that are lacking for `clips` clips (FRAMES x 3 kB each).
+
+    Raises:
+        ValueError: a shard that is there was made of other pictures, captions or another basis.
+    """
     rows, cache, basis = prepare_pictures(data, out)
+    check_shards(out, source_of(rows, basis))
     for number in range(math.ceil(clips / SHARD)):
         path = out / "clips" / f"{number:03d}.safetensors"
         if not path.exists():
@@ -142,11 +159,26 @@ def prepare(data: Path, out: Path, clips: int) -> None:
             print(json.dumps({"clips": (number + 1) * SHARD}), flush=True)
 
 
+def check_shards(out: Path, source: str) -> None:
+    """Raise one line where a shard of a run was made of something else than `source`."""
+    for path in sorted((out / "clips").glob("*.safetensors")):
+        had = _metadata(path).get(SOURCE)
+        if had != source:
+            msg = (
+                f"--out: {path} was made of {'other data' if had else 'data it does not name'}, "
+                f"{had or 'nothing'} instead of {source}; give another folder or delete its clips"
+            )
+            raise ValueError(msg)
+
+
 def load_clips(out: Path) -> Clips:
     """All shards that are there, in their order."""
     paths = sorted((out / "clips").glob("*.safetensors"))
     if not paths:
         msg = f"--out: no clips in {out}; run python -m training.video_data first"
+        raise ValueError(msg)
+    if len({_metadata(path).get(SOURCE) for path in paths}) > 1:
+        msg = f"--out: clips in {out} are made of different data; delete them and make them again"
         raise ValueError(msg)
     parts = [load_file(path) for path in paths]
     kinds: list[str] = []
