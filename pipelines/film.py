@@ -90,11 +90,13 @@ def request_of(
 ) -> Request:
     """The request of a scene that was read. seed, emotion: in place of the scene's own.
 
-    A preset's course is spelled out, so that the request says all by itself.
+    A preset's course is spelled out, so that the request says all by itself. known: for `job_of`,
+    so that words are spoken once for both.
     """
     felt = scene.emotion if emotion is None else emotion
     if scene.curve and emotion is None:
-        felt = laid_out(scene, spoken_of(scene, {})).emotion
+        felt = laid_out(scene, spoken_of(scene, {} if known is None else known)).emotion
+    known: dict[Any, Any] | None = None,
     own = USUAL_SEED if scene.seed is None else scene.seed
     return Request(
         modality="film",
@@ -117,7 +119,7 @@ def job_of(
     """Check one request completely, its parts too; no model is loaded for it.
 
     where: the file that the scene was read from, so that faults are told with its lines. known: of
-    this call, so that each recording is decoded once.
+    this call, so that each recording is decoded and each text spoken once.
     """
     del search  # nothing is tried with several seeds
     known = {} if known is None else known
@@ -238,7 +240,7 @@ def generate(
     from pipelines.film_session import Session
 
     options = {"device": device, "dtype": dtype, "offline": offline, "batch_size": batch_size}
-    return Session(out, critic, reader, options).takes(jobs)
+    return Session(out, critic, reader, options, known).takes(jobs)
 
 
 def check_here(row: Backbone, *, offline: bool | None = None) -> None:

@@ -86,12 +86,13 @@ class Cut:
 
 @dataclass(slots=True)
 class Session:
-    """The state of one `generate` call."""
+    """The state of one `generate` call. known: what its checks have read, by modality."""
 
     out: Path
     critic: Any
     reader: Any
     options: dict[str, Any] = field(default_factory=dict)
+    known: dict[Any, Any] = field(default_factory=dict)
     done: float = 0.0
     total: float = 0.0
     spent: float = 0.0
@@ -167,7 +168,7 @@ class Session:
 
     def _part(self, part: Part) -> Iterator[Step | Take]:
         """The take of a part: one that lies there already, else a new one."""
-        job = checked(part.request, {})
+        job = checked(part.request, self.known.setdefault(part.request.modality, {}))
         take = Shelf(self.out).find(job.request, job.row)
         if take is not None:
             log.info("%s was made before: %s", part.name, take.path)

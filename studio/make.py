@@ -435,8 +435,9 @@ def film(
     felt = None
     if emotion is not None:
         felt = read_emotion(emotion, over=over, reader=reader, modality="film")
-    request = request_of(written, seed=seed, emotion=felt, params=params)
-    job_of(request, where=written.where)
+    known: dict[Any, Any] = {}
+    request = request_of(written, seed=seed, emotion=felt, params=params, known=known)
+    job_of(request, where=written.where, known=known)
     requests = with_consent([request], consent, out, offline=offline)
     takes = run(requests, Options(out, as_json, device, dtype, offline, "auto"), what="film")
     return 0 if takes else 1

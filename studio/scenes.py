@@ -64,8 +64,9 @@ def scene_request(
 
     scene = scene_of(data, where, found)
     felt = None if emotion is None else EmotionTimeline.parse(emotion)
-    request = request_of(scene, emotion=felt, params={"draft": draft})
-    job_of(request, where=where)
+    read: dict[Any, Any] = {}
+    request = request_of(scene, emotion=felt, params={"draft": draft}, known=read)
+    job_of(request, where=where, known=read)
     return request
 
 

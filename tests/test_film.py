@@ -233,6 +233,20 @@ def test_a_part_is_older_than_what_makes_it(made, tmp_path: Path, whose: str, su
     assert shelf.find(painted, row) is None
 
 
+def test_words_are_spoken_once_for_a_request_and_its_check(folder: Path, tmp_path: Path) -> None:
+    text = (
+        'emotion = "fear .6"\ncurve = "swell"\n[[shots]]\nimage = "lake.png"\ntext = "It is late."'
+    )
+    shutil.copy(folder / "lake.png", tmp_path)
+    (tmp_path / "scene.toml").write_text(text + "\n", encoding="utf-8")
+    known: dict = {}
+    asked = request_of(read_scene(tmp_path / "scene.toml"), params={"music": False}, known=known)
+    first = list(known["readings"].values())
+    assert len(first) == 1
+    job_of(asked, known=known)
+    assert [one is first[0] for one in known["readings"].values()] == [True]
+
+
 def test_leaving_early_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
     events = generate([request(folder)], out_dir=tmp_path)
     for event in events:
