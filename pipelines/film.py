@@ -12,6 +12,7 @@ It deliberately does not know how a run goes (pipelines.film_session), how parts
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,13 @@ class Job:
         if not self.params.draft:
             return width, height
         return width // 4 * 2, height // 4 * 2  # even, as films must be
+
+    @property
+    def rows(self) -> list[Backbone]:
+        """The backbones of its parts, whose weights a film needs."""
+        from pipelines.film_parts import rows_of
+
+        return rows_of(self)
 
     @property
     def frames(self) -> int:
@@ -231,10 +239,10 @@ def generate(
         raise ParamError(msg)
     known: dict[Any, Any] = {}
     jobs = [job_of(one, known=known) for one in requests]
-    from pipelines.film_parts import check_weights
+    from pipelines.weights import check_row
 
-    for job in jobs:
-        check_weights(job, offline=offline)
+    for row in itertools.chain.from_iterable(job.rows for job in jobs):
+        check_row(row, offline=offline)
     out = Path(out_dir)
     prepare_out(out)
     from pipelines.film_session import Session

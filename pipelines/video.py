@@ -196,6 +196,9 @@ def job_of(
     timeline = course_of(emotion, params.curve, seconds)
     if maker is None:
         check_class(row)
+        check_rules(row, params, init=init is not None)
+    else:
+        maker.check(params, init=init is not None)
     felt = ", ".join(filter(None, (emotion.text, params.curve)))
     # A preset's course is spelled out: a file of presets may change, the request says all itself.
     spelled = dataclasses.replace(params, seconds=seconds, curve="")
@@ -304,6 +307,15 @@ def check_class(row: Backbone) -> None:
             f"{', '.join(CLASSES)}; give another folder"
         )
         raise BackboneError(msg)
+
+
+def check_rules(row: Backbone, params: VideoParams, *, init: bool) -> None:
+    """Raise one line where a model whose weights are here cannot make what is asked for."""
+    from pipelines.video_rules import facts_of, fault_of
+
+    facts = facts_of(row)
+    if facts is not None and (why := fault_of(facts, params, init=init)):
+        raise ParamError(why)
 
 
 # The seam ----------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from pipelines.painter import Painter, PaintError, Sitting, repaint
 from pipelines.video import CLASSES, VideoParams
 from pipelines.video_guide import closed, fitted, moved
 from pipelines.video_model import TEMPO, film_length, initial_noise
+from pipelines.video_rules import Facts, fault_of, size_fault
 from pipelines.video_unet import decoded, preview, rescaled
 
 Frames = NDArray[np.uint8]
@@ -145,14 +146,8 @@ class VideoMaker:
     def size(self, params: VideoParams, init: Image.Image | None = None) -> tuple[int, int]:
         """Width and height of the film; a photo keeps its aspect at the area asked for."""
         step = self.multiple
-        for argument, value in (("width", params.width), ("height", params.height)):
-            if value % step:
-                down = max(step, value // step * step)
-                msg = (
-                    f"{argument}: {self.name} makes multiples of {step} pixels, not {value}; "
-                    f"use {down} or {down + step}"
-                )
-                raise PaintError(msg)
+        if why := size_fault(self.name, step, params):
+            raise PaintError(why)
         width, height = self.native
         asked = params.width, params.height
         if asked != (0, 0) and (init is None or asked != self._usual):
@@ -176,37 +171,10 @@ class VideoMaker:
 
     def check(self, params: VideoParams, *, init: bool) -> None:
         """Raise one line when this family cannot take what `params` ask for."""
-        self.size(params)
-        kind = type(self.pipe).__name__
-        moves = kind == "WanImageToVideoPipeline"
-        if moves and not (init or params.keyframes):
-            msg = (
-                f"init: {self.name} moves a picture; give one with --init, or --keyframes 1 "
-                "with a --painter"
-            )
-            raise PaintError(msg)
-        if kind == "AnimateDiffVideoToVideoPipeline" and not (init or params.keyframes):
-            msg = f"init: {self.name} repaints what is there; give --init or --keyframes"
-            raise PaintError(msg)
-        if init and kind == "WanPipeline":
-            msg = (
-                f"init: {self.name} makes films from words alone; use video-tiny, animatediff, "
-                "wan-i2v or ltx"
-            )
-            raise PaintError(msg)
-        if params.keyframes and kind == "WanPipeline":
-            msg = f"keyframes: {self.name} animates no stills; use video-tiny, wan-i2v or ltx"
-            raise PaintError(msg)
-        if params.keyframes > 1 and not self.by_frame:
-            msg = f"keyframes: {self.name} moves on from one still, received {params.keyframes}"
-            raise PaintError(f"{msg}; give 1")
-        if params.keyframes and not params.painter and self.painter is None:
-            msg = f"keyframes: {self.name} brings no painter; name one with --painter"
-            raise PaintError(msg)
-        usual = VideoParams.parse({}, self.defaults).consistency
-        if not self.by_frame and params.consistency != usual:
-            msg = f"consistency: {self.name} keeps its frames together itself; leave it out"
-            raise PaintError(msg)
+        kind, brings = type(self.pipe).__name__, self.painter is not None
+        facts = Facts(self.name, kind, self.multiple, brings, self.defaults)
+        if why := fault_of(facts, params, init=init):
+            raise PaintError(why)
 
     def steps(self, params: VideoParams, *, init: bool) -> int:
         """Denoising steps that a film really takes (video-to-video skips the first `keep`)."""

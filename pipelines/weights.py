@@ -14,12 +14,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Collection
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from adapters.memory import out_of_memory
 from adapters.weight_files import first_danger
-from pipelines import BACKBONES, DEFAULT, DEFAULTS, Backbone, BackboneError
+from pipelines import BACKBONES, DEFAULT, DEFAULTS, MAKERS, Backbone, BackboneError
 
 log = logging.getLogger("affect")
 
@@ -106,6 +107,20 @@ def check_here(row: Backbone, *, offline: bool | None = None) -> None:
         return
     if is_offline(offline) or not hub_answers(row):
         raise BackboneError(_not_here(row, asked=is_offline(offline)))
+
+
+def check_row(row: Backbone, *, offline: bool | None = None) -> None:
+    """Raise one line when the weights of a row are not to be had, as its own maker looks for them.
+
+    Imports no torch.
+    """
+    maker: Any = import_module(MAKERS[row.modality])
+    if hasattr(maker, "check_here"):
+        maker.check_here(row, offline=offline)
+        return
+    if row.embedded:
+        check_embedded(row)
+    check_here(row, offline=offline)
 
 
 def check_own(row: Backbone, index: str, *, offline: bool | None = None) -> None:

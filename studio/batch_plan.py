@@ -25,12 +25,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import DEFAULTS, MAKERS, resolve
+from pipelines import DEFAULTS, MAKERS
 from pipelines.params import checked_text
 from pipelines.request import Request, plain_object
 from pipelines.take import TakeError
 from studio.consent import consent_for_all
-from studio.make import PEOPLE
+from studio.make import people_in
 from studio.run import portable, read_emotion
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ class _Checker:
             msg = f"modality: one of {', '.join(MAKERS)}, received {str(modality)[:40]!r}"
             raise TakeError(msg)
         prompt, text = line.get("prompt", ""), line.get("emotion", "neutral")
-        name, backbone = line.get("id", ""), line.get("backbone", DEFAULTS.get(modality, ""))
+        name, backbone = line.get("id", ""), line.get("backbone", usual_backbone(modality))
         texts = (("prompt", prompt), ("emotion", text), ("backbone", backbone), ("id", name))
         for part, value in texts:
             if not isinstance(value, str):
@@ -411,10 +411,7 @@ class _Checker:
             if digest != request.digests[name]:
                 msg = f"inputs.{name}: {paths[name].name} is not the file with that sha256"
                 raise TakeError(f"{msg}; give the original or leave sha256 out")
-        people = {
-            paths[name]: what for name, what in PEOPLE.get(modality, {}).items() if name in paths
-        }
-        if people:
+        if people := people_in(modality, paths):
             given = paths.get("consent")
             document = consent_for_all(people, given, self.out, ask=False)
             if document is not None:
@@ -442,24 +439,19 @@ class _Checker:
         offered = {"defaults": None, "known": self.known}
         taken = inspect.signature(maker.job_of).parameters
         job = maker.job_of(request, **{n: v for n, v in offered.items() if n in taken})
-        model = (request.modality, request.backbone)
-        if model not in self.here and getattr(job, "composed", True):
-            check_weights(*model, offline=self.offline)
-            self.here.add(model)
+        # A film has no weights of its own; a finished piece that is only performed needs none.
+        rows = getattr(job, "rows", (job.row,)) if getattr(job, "composed", True) else ()
+        for row in rows:
+            if (row.modality, row.name) not in self.here:
+                from pipelines.weights import check_row
+
+                check_row(row, offline=self.offline or None)
+                self.here.add((row.modality, row.name))
         spelled: Request = job.request
         files = json.dumps([spelled.params, spelled.digests], sort_keys=True)
-        return spelled, (*model, files)
+        return spelled, (request.modality, request.backbone, files)
 
 
-def check_weights(modality: str, backbone: str, *, offline: bool) -> None:
-    """Raise one line when the weights of a backbone are not to be had."""
-    from pipelines import weights
-
-    row = resolve(backbone, modality)
-    maker = import_module(MAKERS[modality])
-    if hasattr(maker, "check_here"):
-        maker.check_here(row, offline=offline or None)
-        return
-    if row.embedded:
-        weights.check_embedded(row)
-    weights.check_here(row, offline=offline or None)
+def usual_backbone(modality: str) -> str:
+    """The backbone of a line that names none; of a film the word that stands for its parts'."""
+    return DEFAULTS.get(modality) or str(import_module(MAKERS[modality]).BACKBONE)

@@ -6,7 +6,7 @@ collects what was typed; `studio.run` does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -494,11 +494,7 @@ def with_consent(
     from studio.consent import consent_for_all
 
     inputs, modality = requests[0].inputs, requests[0].modality
-    people = {
-        path: PEOPLE[modality][kind]
-        for name, path in inputs.items()
-        if (kind := name.rpartition(".")[2]) in PEOPLE[modality]
-    }
+    people = people_in(modality, inputs)
     if modality == "voice" and not people and given is not None:
         msg = "consent: words have no owner; leave --consent out, or give a recording (--audio)"
         raise TakeError(msg)
@@ -521,6 +517,19 @@ PEOPLE: dict[str, dict[str, tuple[What, bool]]] = {
 """Modality -> inputs that may be of a real person: what of them, and whether a yes is required.
 
 Those of a film are named by their place in its scene, "shots.0.portrait"."""
+
+
+def people_in(modality: str, inputs: Mapping[str, Path]) -> dict[Path, tuple[What, bool]]:
+    """Inputs that may be of a real person: what of them, and whether a yes is required.
+
+    A file that is several inputs, as a film that is driven and heard, is what needs a yes most.
+    """
+    known, found = PEOPLE.get(modality, {}), dict[Path, "tuple[What, bool]"]()
+    for name, path in inputs.items():
+        what = known.get(name.rpartition(".")[2])
+        if what is not None and (path not in found or what[1]):
+            found[path] = what
+    return found
 
 
 def _check_jobs(requests: Sequence[Request], *, offline: bool, search: bool) -> None:

@@ -108,15 +108,10 @@ def requests_of(
 def with_consent(requests: list[Request], out: Path, *, agreed: bool) -> list[Request]:
     """Requests with the document that says who agreed; a yes of the page is written down."""
     from studio.consent import ConsentError, consent_for_all
-    from studio.make import PEOPLE
+    from studio.make import people_in
 
-    inputs, modality = requests[0].inputs, requests[0].modality
-    known = PEOPLE.get(modality, {})
-    people = {
-        path: known[kind]
-        for name, path in inputs.items()
-        if (kind := name.rpartition(".")[2]) in known
-    }
+    inputs = requests[0].inputs
+    people = people_in(requests[0].modality, inputs)
     if not people:
         return requests
     document = _stated(list(people), out) if agreed else None

@@ -67,8 +67,9 @@ def pictures_of(file: Path) -> tuple[list[Image], NDArray[np.float64], float]:
 def _asked(file: Path, times: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """(n, 13) what was asked of a film that was made here at `times` s, None of any other."""
     from adapters.agreement import asked_track
+    from pipelines import Backbone
     from pipelines.take import Take as Finished
-    from pipelines.video import job_of
+    from pipelines.video import Job, VideoParams, course_of, length_of, regions_of
     from pipelines.video_take import asked_rows
 
     take: Take | None = None
@@ -78,8 +79,13 @@ def _asked(file: Path, times: NDArray[np.float64]) -> NDArray[np.float64] | None
         return asked_track(take.request.emotion, times)
     if take is None or take.request.modality != "video":
         return None
-    # Its own inputs and weights do not matter to what was asked of it.
-    plain = take.request.changed(inputs={}, prompt=take.request.prompt or "a photo")
+    request = take.request
+    # What was asked is all in the request: its picture and its model need not be here any more.
+    row = Backbone(request.backbone, "video", request.backbone, "", "", 0)
     with suppress(ValueError):
-        return asked_rows(job_of(plain), times)
+        params = VideoParams.parse(request.params)
+        seconds = length_of(request.emotion, params)
+        course = course_of(request.emotion, params.curve, seconds)
+        places = regions_of(params.region, over=params.over)
+        return asked_rows(Job(request, params, row, course, places, None, seconds), times)
     return None

@@ -198,19 +198,16 @@ def _check_credentials(path: Path, anchors: Path | None, source: str, report: Re
 def consent_of(request: Request) -> str:
     """What a take says of the people in it; empty when there can be none."""
     from studio.consent import is_nobodys
-    from studio.make import PEOPLE
+    from studio.make import people_in
 
-    people = [name for name in PEOPLE.get(request.modality, {}) if name in request.inputs]
+    people = people_in(request.modality, request.inputs)
     if not people:
         return ""
     if "consent" in request.inputs:
         name = request.inputs["consent"].name
         return f"noted: {name}, sha256 {request.digests['consent'][:12]}"
-    there = {name: request.inputs[name] for name in people if request.inputs[name].is_file()}
-    nobodys = len(there) == len(people) and all(
-        is_nobodys(path, request.digests[name]) for name, path in there.items()
-    )
-    if nobodys:
+    digests = {path: request.digests[name] for name, path in request.inputs.items()}
+    if all(path.is_file() and is_nobodys(path, digests[path]) for path in people):
         return "not needed: what went in is nobody's"
     return "not stated"
 

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from adapters.assets import ASSETS
+from pipelines.film import job_of as film_job
+from pipelines.film import request_of
+from pipelines.film_scene import read_scene
 from pipelines.image import job_of
-from pipelines.take import Request, TakeError
+from pipelines.take import Request, TakeError, write_take
 from studio.batch import rate_of, shard_of
 from studio.batch_claims import key_of
 from studio.batch_plan import MAX_JOBS, Plan, PlanError, read_plan, sweep
 from studio.batch_run import asked_key, chunked
+from studio.library_files import export
+from studio.library_index import Library
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEECH = ASSETS / "samples" / "speech.wav"
@@ -162,10 +168,50 @@ def test_paths_count_from_the_manifest(tmp_path: Path) -> None:
 
 
 def test_a_face_needs_consent_before_anything_starts(tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (64, 64)).save(tmp_path / "me.png")
     line = {"modality": "portrait", "emotion": "joy .5", "inputs": {"image": "me.png"}}
+    (told,) = problems(tmp_path, line)
+    assert "line 1: consent: me.png may be a real person's face" in told
+
+
+def film(folder: Path, shot: str, **inputs: str) -> dict[str, Any]:
+    """A manifest line of a film of one shot, a second long."""
+    (folder / "scene.toml").write_text(
+        'title = "Test"\nemotion = "joy .5"\nwidth = 96\nheight = 64\n'
+        f"[[shots]]\n{shot}\nseconds = 1\n"
+    )
+    record = read_scene(folder / "scene.toml").record()
+    return {"modality": "film", "prompt": "Test", "params": {"scene": record}, "inputs": inputs}
+
+
+def test_a_film_is_a_job_as_any_other(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "lake.png")
+    line = film(tmp_path, 'image = "lake.png"', **{"shots.0.image": "lake.png"})
+    spelled, usual = plan(tmp_path, {**line, "backbone": "film"}).jobs, plan(tmp_path, line).jobs
+    assert [job.request for job in spelled] == [job.request for job in usual]
+    assert usual[0].request.backbone == "film"
+
+
+def test_a_film_that_was_copied_is_made_again(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "lake.png")
+    film(tmp_path, 'image = "lake.png"')
+    request = film_job(request_of(read_scene(tmp_path / "scene.toml"))).request
+    take = write_take(request, Image.new("RGB", (96, 64), "teal"), tmp_path / "out")
+    library = Library(tmp_path / "out")
+    jobs, _ = export(library, [library.find(take.request.key)], tmp_path / "copy")
+    (job,) = read_plan(jobs, tmp_path / "again", offline=True).jobs
+    assert asked_key(job.request) == asked_key(take.request)
+
+
+def test_weights_of_a_films_parts_are_looked_for(tmp_path: Path) -> None:
+    shot = 'prompt = "a sea"\nstill = "push"\nparams = { backbone = "nobody/nothing" }'
+    (told,) = problems(tmp_path, film(tmp_path, shot))
+    assert "nobody/nothing" in told
+
+
+def test_a_face_in_a_film_needs_consent(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "me.png")
+    line = film(tmp_path, 'portrait = "me.png"', **{"shots.0.portrait": "me.png"})
     (told,) = problems(tmp_path, line)
     assert "line 1: consent: me.png may be a real person's face" in told
 

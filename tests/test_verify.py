@@ -19,6 +19,7 @@ from pipelines.ledger import TakeError
 from pipelines.media import COMPOSITE, TRAINED, encode_image, read_metadata
 from pipelines.take import Request, Take, write_take
 from studio.cli import run
+from studio.make import people_in
 from studio.verify import examine
 
 SPEECH = ASSETS / "samples" / "speech.wav"
@@ -112,6 +113,26 @@ def test_consent_is_told(tmp_path: Path) -> None:
     yes = tmp_path / "yes.txt"
     yes.write_text("I agree.")
     assert examine(voice(mine, consent=yes).path).consent.startswith("noted: yes.txt, sha256 ")
+
+
+def test_consent_of_a_film_is_told(tmp_path: Path) -> None:
+    """Its people are named by their place in the scene."""
+    face = tmp_path / "me.png"
+    Image.new("RGB", (64, 48), "teal").save(face)
+
+    def film(**inputs: Path) -> str:
+        known = {"shots.0.portrait": face, **inputs}
+        return examine(take(tmp_path, modality="film", backbone="film", inputs=known).path).consent
+
+    assert film() == "not stated"
+    face_heard = people_in("portrait", {"drive": face, "audio": face})
+    assert face_heard == {face: ("face", True)}, "what needs a yes most"
+    yes = tmp_path / "yes.txt"
+    yes.write_text("I agree.")
+    assert film(consent=yes).startswith("noted: yes.txt, sha256 ")
+    said = {"shots.0.audio": SPEECH}
+    drawn = take(tmp_path, modality="film", backbone="film", inputs=said)
+    assert examine(drawn.path).consent.startswith("not needed")
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipelines.video_take import MOST_READ, asked_rows, moments_of
 from studio.cli import run as affect
 from tests.contracts import critic, reader
 from tests.tiny import tiny_folder
+from tests.tiny_video import tiny_video, tiny_video_folder
 from tests.video_contracts import frames, made, maker_of, photo, request, run, takes
 
 SHIPPED = pytest.mark.skipif(
@@ -163,6 +165,48 @@ def test_sizes_that_do_not_fit_say_what_does(tmp_path):
     wanting = maker_of("wan-i2v")
     with pytest.raises(PaintError, match="--init"):
         takes(wanting, request(wanting, inputs={}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "named"),
+    [
+        ("wan21", {"width": 72}, "multiples of 16 pixels, not 72; use 64 or 80"),
+        ("wan21", {"init": True}, "words alone"),
+        ("wan21", {"keyframes": 1, "painter": "image-tiny"}, "animates no stills"),
+        ("wan-i2v", {}, "--init"),
+        ("animatediff-v2v", {}, "repaints"),
+        ("ltx", {"keyframes": 1}, "brings no painter"),
+        ("ltx", {"consistency": 0.5}, "consistency"),
+    ],
+)
+def test_what_a_family_cannot_make_is_told_without_loading_it(family, changes, named, tmp_path):
+    changes = dict(changes)
+    inputs = {"init": photo()} if changes.pop("init", False) else None
+    folder = tiny_video_folder(family, tmp_path / family)
+    one = asked(inputs=inputs, **changes).changed(backbone=str(folder))
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ParamError, match=named) as caught:
+        job_of(one)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["animatediff", "wan21", "wan22", "wan-i2v", "ltx"])
+def test_a_folder_says_what_the_loaded_model_says(family, tmp_path):
+    from pipelines.video_maker import VideoMaker
+    from pipelines.video_rules import facts_of
+
+    folder = tiny_video_folder(family, tmp_path / family)
+    facts = facts_of(pipelines.resolve(str(folder), "video"))
+    pipe = tiny_video(family)
+    assert facts.multiple == VideoMaker(pipe).multiple
+    assert facts.kind == type(pipe).__name__
+
+
+@SHIPPED
+def test_the_shipped_models_sides_are_told_without_loading_it():
+    with pytest.raises(ParamError, match="multiples of 16 pixels, not 72"):
+        job_of(asked(width=72))
 
 
 def test_the_mean_of_what_was_asked_counts_places():
@@ -400,6 +444,25 @@ def test_a_film_that_lies_about_its_length_is_read_in_part(tmp_path):
     file.write_bytes(data)
     assert probe_video(file).seconds == 1
     assert len(pictures_of(file)[0]) == MOST_READ
+
+
+def test_what_was_asked_is_known_without_picture_and_model(tmp_path):
+    from pipelines.media_video import encode_video, label_video
+    from pipelines.take import write_take
+    from studio.score_video import _asked
+
+    folder = tiny_video_folder("wan-i2v", tmp_path / "model")
+    one = asked("0s neutral; 2s fear .8", inputs={"init": photo()}, seconds=2.0)
+    job = job_of(one.changed(backbone=str(folder)))
+    data = encode_video(iter([np.zeros((16, 16, 3), dtype=np.uint8)] * 4), 4)
+    take = write_take(
+        job.request, lambda texts: label_video(data, texts), tmp_path / "out", ext="mp4"
+    )
+    times = np.array([0.0, 1.0, 2.0])
+    for _ in range(2):
+        assert np.allclose(_asked(take.path, times), asked_rows(job, times))
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def test_films_are_scored_and_shown(tmp_path, capsys):
