@@ -142,8 +142,6 @@ def test_several_modalities_or_none():
     with pytest.raises(ValueError, match="none were given"):
         pipelines.generate([])
     state = EmotionTimeline.constant(Emotion.neutral())
-    with pytest.raises(ValueError, match="modality: film"):
-        pipelines.generate(Request("film", "", state, 1, "x"))
     song, picture = (Request(kind, "a lake", state, 1, "x") for kind in ("music", "image"))
     with pytest.raises(ValueError, match="modality: image, music in one call"):
         pipelines.generate([song, picture])
