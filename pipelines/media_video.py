@@ -228,7 +228,7 @@ def decode_track(
     with _opened(path) as (film, name):
         stream = film.streams.audio[0] if film.streams.audio else None
         context = stream.codec_context if stream is not None else None
-        if context is None or context.name not in SOUND_CODECS:
+        if stream is None or context is None or context.name not in SOUND_CODECS:
             return None
         rate = int(context.sample_rate)
         if not RATES[0] <= rate <= RATES[1]:
