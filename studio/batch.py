@@ -190,8 +190,8 @@ class Run:
             self._note(number, Outcome("skipped", line))
         if source.elsewhere:
             note(f"{len(source.elsewhere)} were made by another process meanwhile")
-        if source.held:
-            note(f"{len(source.held)} are left to another process that is at them")
+        if held := sum(map(len, source.held)):
+            note(f"{held} are left to another process that is at them")
 
     def _take_in(self, event: Event) -> None:
         from studio.batch_run import Failed, Finished, Started, Told

@@ -94,8 +94,8 @@ class Source:
         self.out = out
         self.elsewhere: dict[int, dict[str, Any]] = {}
         """Numbers of jobs that another process finished meanwhile, and the ledger's lines."""
-        self.held: list[Numbered] = []
-        """Jobs that a living process has claimed."""
+        self.held: deque[list[Numbered]] = deque()
+        """Jobs that a living process has claimed, still by chunk: each is of one group."""
         self._todo = deque(chunks)
         self._done = Done(out, from_now=True)
         self._file = ledger.temporary(out / f"batch{CLAIMS}")
@@ -108,8 +108,10 @@ class Source:
             if free:
                 return free
         # Perhaps whoever had these has finished them, or has died.
-        again, self.held = self.held, []
-        return self._claim(again) if again else []
+        for _ in range(len(self.held)):
+            if free := self._claim(self.held.popleft()):
+                return free
+        return []
 
     def back(self, chunk: Sequence[Numbered]) -> None:
         """Put a chunk of this process back to the front."""
@@ -124,6 +126,7 @@ class Source:
             self._done.update()
             others = self._claimed()
             free: list[Numbered] = []
+            held: list[Numbered] = []
             for number, request in chunk:
                 key = asked_key(request)
                 if key in self._mine:
@@ -131,9 +134,11 @@ class Source:
                 elif key in self._done.found:
                     self.elsewhere[number] = self._done.line(self._done.found[key])
                 elif key in others:
-                    self.held.append((number, request))
+                    held.append((number, request))
                 else:
                     free.append((number, request))
+            if held:
+                self.held.append(held)
             with self._file.open("a", encoding="ascii") as file:
                 for _, request in free:
                     key = asked_key(request)

@@ -17,9 +17,10 @@ from pipelines.film import job_of as film_job
 from pipelines.film import request_of
 from pipelines.film_scene import read_scene
 from pipelines.image import job_of
+from pipelines.ledger import temporary
 from pipelines.take import Request, TakeError, write_take
 from studio.batch import rate_of, shard_of
-from studio.batch_claims import key_of
+from studio.batch_claims import CLAIMS, Source, key_of
 from studio.batch_plan import MAX_JOBS, Plan, PlanError, read_plan, sweep
 from studio.batch_run import asked_key, chunked
 from studio.library_files import export
@@ -93,6 +94,27 @@ def test_a_model_is_loaded_once_and_its_like_are_together(tmp_path: Path) -> Non
     assert told == [("image", 2)] * 3 + [("image", 4)] * 3 + [("music", None)] * 3
     chunks = chunked([((n, job.request), job.group) for n, job in enumerate(jobs)], 1, gpu=False)
     assert [len(chunk) for chunk in chunks] == [3, 3, 3]
+
+
+def test_chunks_that_another_process_holds_come_back_as_they_were(tmp_path: Path) -> None:
+    """A chunk is of one model and its like, so two of them cannot be made in one call."""
+    lines = [{"prompt": "a lake", "seed": "0..3", "params": {"steps": steps}} for steps in (2, 4)]
+    jobs = plan(tmp_path, *lines, {"modality": "music", "params": {"seconds": 12}}).jobs
+    chunks = chunked([((n, job.request), job.group) for n, job in enumerate(jobs)], 1, gpu=False)
+    numbers = [[number for number, _ in chunk] for chunk in chunks]
+    out = tmp_path / "out"
+    out.mkdir()
+    claims = temporary(out / f"batch{CLAIMS}")  # of a process that is alive: this one
+    keys = [asked_key(request) for chunk in chunks for _, request in chunk]
+    claims.write_text("\n".join(keys[1:]) + "\n", encoding="ascii")
+    source = Source(chunks, out)
+    assert [number for number, _ in source.take()] == [0]
+    assert source.take() == []
+    assert [[n for n, _ in chunk] for chunk in source.held] == [numbers[0][1:], *numbers[1:]]
+    claims.unlink()
+    again = [[number for number, _ in source.take()] for _ in range(4)]
+    assert again == [numbers[0][1:], *numbers[1:], []]
+    source.close()
 
 
 def test_shares_are_all_of_it_and_nothing_twice(tmp_path: Path) -> None:
