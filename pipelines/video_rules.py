@@ -108,9 +108,9 @@ def _folder(row: Backbone) -> Path | None:
 def _multiple(folder: Path, kind: str) -> int:
     vae = _json(folder / "vae" / "config.json")
     if kind.startswith("AnimateDiff"):
-        return max(2, 2 ** (len(vae["block_out_channels"]) - 1))
+        return max(2, 1 << (len(vae["block_out_channels"]) - 1))
     if kind.startswith("LTX"):
-        return int(vae["patch_size"]) * 2 ** sum(map(int, vae["spatio_temporal_scaling"]))
+        return int(vae["patch_size"]) << sum(map(int, vae["spatio_temporal_scaling"]))
     part = next(
         file
         for one in ("transformer", "transformer_2")
