@@ -95,6 +95,7 @@ def request_of(
     seed: int | None = None,
     emotion: EmotionTimeline | None = None,
     params: Mapping[str, Any] | None = None,
+    known: dict[Any, Any] | None = None,
 ) -> Request:
     """The request of a scene that was read. seed, emotion: in place of the scene's own.
 
@@ -104,7 +105,6 @@ def request_of(
     felt = scene.emotion if emotion is None else emotion
     if scene.curve and emotion is None:
         felt = laid_out(scene, spoken_of(scene, {} if known is None else known)).emotion
-    known: dict[Any, Any] | None = None,
     own = USUAL_SEED if scene.seed is None else scene.seed
     return Request(
         modality="film",
