@@ -247,7 +247,7 @@ def check_parts(job: Job, known: dict[Any, Any]) -> None:
             raise
         except (ValueError, OSError) as error:
             raise scene.where.wrapped(_blamed(scene, part, str(error)), error) from error
-    for index, shot in enumerate(scene.shots):
+    for shot in scene.shots:
         if shot.file is None or shot.kind == "portrait":
             continue
         place = (*shot.place, shot.kind)
@@ -255,18 +255,18 @@ def check_parts(job: Job, known: dict[Any, Any]) -> None:
             if shot.kind == "image":
                 media.load_image(shot.file)
             else:
-                _check_clip(shot, beyond(scene, index))
+                _check_clip(shot)
         except (ValueError, OSError) as error:
             raise scene.where.wrapped(place, error) from error
 
 
-def _check_clip(shot: Shot, more: float) -> None:
+def _check_clip(shot: Shot) -> None:
+    """Refuse a clip that ends before its shot does; a dissolve may hold its last frame."""
     from pipelines.media_video import probe_video
 
     clip = probe_video(shot.file or Path())
     needed = shot.begin + (shot.seconds or 0.0)
     if clip.seconds + 0.1 < needed:
-        del more  # a dissolve may hold the last frame
         msg = f"lasts {clip.seconds:.2f} s, this shot shows it until {needed:g}; shorten the shot"
         raise ParamError(msg)
 
