@@ -23,7 +23,7 @@ from pipelines import Backbone, Step
 from pipelines.film_lines import Path as Place
 from pipelines.film_scene import Scene, laid_out, scene_of
 from pipelines.film_table import SceneError, Where
-from pipelines.params import ParamError, Params, knob
+from pipelines.params import ParamError, Params, check_intensities, knob
 from pipelines.request import Request
 from pipelines.take import Take, prepare_out
 
@@ -137,12 +137,7 @@ def job_of(
         msg = "scene: a film needs one; make it with `affect make film SCENE.toml`"
         raise ParamError(msg)
     params = FilmParams.parse(given)
-    if request.emotion.peak.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {request.emotion.peak.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(request.emotion.peak.intensity, over=params.over)
     where = Where("scene") if where is None else where
 
     def file_of(place: Place, _: str) -> Path:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import Backbone, Step, resolve
 from pipelines.media import load_image
-from pipelines.params import ParamError, Params, checked_text, knob
+from pipelines.params import ParamError, Params, check_intensities, checked_text, knob
 from pipelines.request import Request
 from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
@@ -108,12 +108,7 @@ def job_of(request: Request, defaults: Mapping[str, Any] | None) -> Job:
         raise ParamError(msg)
     params = ImageParams.parse(request.params, row.defaults)
     emotion = request.emotion.at(0.0)
-    if emotion.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {emotion.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(emotion.intensity, over=params.over)
     strange = set(request.inputs) - {"init"}
     if strange:
         msg = f"inputs: a picture takes init only, received {', '.join(sorted(strange))}"

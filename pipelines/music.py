@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.music_emotion import METERS, Pins, parse_attributes
 from pipelines import Backbone, Step, resolve
 from pipelines.music_form import FORMS
-from pipelines.params import ParamError, Params, checked_text, knob
+from pipelines.params import ParamError, Params, check_intensities, checked_text, knob
 from pipelines.request import Request
 from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
@@ -140,12 +140,7 @@ def job_of(request: Request, *, loaded: bool = False, search: bool = False) -> J
         raise ParamError(msg)
     given = {"candidates": 1, **request.params} if search else request.params
     params = MusicParams.parse(given, row.defaults)
-    if request.emotion.peak.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {request.emotion.peak.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(request.emotion.peak.intensity, over=params.over)
     if params.form not in FORMS:
         msg = f"form: allowed are {', '.join(FORMS)}, received {params.form[:40]!r}; choose one"
         raise ParamError(msg)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from pipelines.selection import (
     groups,
     judges,
     recorded,
+    untold,
 )
 from pipelines.take import Take
 from pipelines.worker import idle_threads, in_thread, one_pool
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from pipelines import Backbone
     from pipelines.music_composer import Composer, Composition
 
-log = logging.getLogger("affect")
 
 BATCH = 16
 """Pieces composed at once: more are hardly faster on two cores and make Stop wait longer."""
@@ -170,11 +169,7 @@ class Session:
             notes += notes_of(job, plan)
         if self.critic is None and any(job.params.candidates > 1 for job, _ in todo):
             notes.append("there is no critic to choose by: one candidate is made for each take")
-        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
-        self.told.update(fresh)
-        for note in fresh:
-            log.info("%s", note)
-        return fresh
+        return untold(notes, self.told)
 
     def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None

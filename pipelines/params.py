@@ -84,6 +84,16 @@ def checked(one: dataclasses.Field[Any], value: Any) -> Any:
     return int(value) if kind == "int" else float(value)
 
 
+def check_intensities(intensity: float, *, over: bool) -> None:
+    """Refuse an emotion whose intensities sum to more than 1, unless that is allowed (over)."""
+    if intensity > 1 + 1e-6 and not over:
+        msg = (
+            f"emotion: intensities may sum to 1, received {intensity:g}; "
+            "lower them or pass over (--over)"
+        )
+        raise ParamError(msg)
+
+
 def checked_text(name: str, value: str) -> str:
     """Return text for a model, or raise a ParamError when it is too long or not plain."""
     if len(value) > MAX_TEXT:

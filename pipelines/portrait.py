@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import Backbone, BackboneError, Step, resolve
-from pipelines.params import ParamError, Params, knob
+from pipelines.params import ParamError, Params, check_intensities, knob
 from pipelines.request import Request
 from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
@@ -203,12 +203,7 @@ def job_of(
         raise ParamError(msg)
     given = {"candidates": 1, **request.params} if search else request.params
     params = PortraitParams.parse(given, row.defaults)
-    if request.emotion.peak.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {request.emotion.peak.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(request.emotion.peak.intensity, over=params.over)
     if params.fps not in FPS:
         msg = f"fps: allowed are 25 and 30, received {params.fps}; choose one"
         raise ParamError(msg)

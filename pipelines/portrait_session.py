@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -65,12 +64,11 @@ from pipelines.selection import (
     judges,
     ranked,
     recorded,
+    untold,
 )
 from pipelines.take import Take
 from pipelines.voice_session import folder_of
 from pipelines.worker import in_thread, one_pool
-
-log = logging.getLogger("affect")
 
 BATCH, BATCH_GPU = 8, 64
 """Frames rendered at once: so many fit a processor's cache, or fill an accelerator."""
@@ -301,14 +299,7 @@ class Session:
         notes, self.pending = self.pending, []
         if self.critic is None and any(job.params.candidates > 1 for job in todo):
             notes.append("there is no critic to choose by: one candidate is made for each take")
-        return self._fresh(notes)
-
-    def _fresh(self, notes: Sequence[str]) -> tuple[str, ...]:
-        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
-        self.told.update(fresh)
-        for note in fresh:
-            log.info("%s", note)
-        return fresh
+        return untold(notes, self.told)
 
     def _step(self, stage: str, notes: tuple[str, ...] = (), preview: Any = None) -> Step:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None
@@ -363,7 +354,7 @@ class Session:
     def _written(self, made: Made) -> Iterator[Step | Take]:
         """Render, read and write what was kept."""
         begun = time.monotonic()
-        yield self._step("render", self._fresh(notes_of(made)))
+        yield self._step("render", untold(notes_of(made), self.told))
         film: Film | None = None
         for event in self._in_thread(functools.partial(self._render, made)):
             if isinstance(event, Film):
@@ -380,7 +371,7 @@ class Session:
                 curves |= more
             else:
                 yield event
-        yield self._step("read", self._fresh(notes_of(made, film)))
+        yield self._step("read", untold(notes_of(made, film), self.told))
         told = reading_of(made, film, reading, curves)
         if film.painter:
             made = dataclasses.replace(made, weights=f"{made.weights}-{film.painter}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -19,6 +20,8 @@ from pipelines import Step
 from pipelines.params import ParamError
 from pipelines.request import MAX_SEED, Request
 from pipelines.take import Take, record_failure
+
+log = logging.getLogger("affect")
 
 
 class Job(Protocol):
@@ -159,6 +162,18 @@ def ranked(
         dataclasses.replace(one, chosen=chosen_of(len(pool), rank, -least, scores, critic))
         for rank, (least, _, one) in enumerate(best, start=1)
     ]
+
+
+# Notes -------------------------------------------------------------------------------------------
+
+
+def untold(notes: Sequence[str], told: set[str]) -> tuple[str, ...]:
+    """The notes that a run has not told yet, each once; they are logged and count as told now."""
+    fresh = tuple(dict.fromkeys(note for note in notes if note not in told))
+    told.update(fresh)
+    for note in fresh:
+        log.info("%s", note)
+    return fresh
 
 
 # Failures ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from adapters.emotion import CORE
 from pipelines import Backbone, Step
 from pipelines.image import ImageParams, Job
 from pipelines.media import load_image
-from pipelines.selection import chosen_of, contenders, groups, judges, recorded
+from pipelines.selection import chosen_of, contenders, groups, judges, recorded, untold
 from pipelines.take import Take, write_take
 from pipelines.worker import in_thread, one_pool
 
@@ -150,11 +150,7 @@ class Session:
                     f"{painter.name} was calibrated with {painter.calibration.critic}, not {now}; "
                     "run `affect calibrate image` for this critic"
                 )
-        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
-        self.told.update(fresh)
-        for note in fresh:
-            log.info("%s", note)
-        return fresh
+        return untold(notes, self.told)
 
     def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import BACKBONES, Backbone, BackboneError, Step, resolve
 from pipelines.media import load_image
-from pipelines.params import ParamError, Params, checked_text, knob
+from pipelines.params import ParamError, Params, check_intensities, checked_text, knob
 from pipelines.request import Request
 from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
@@ -169,12 +169,7 @@ def job_of(
         raise ParamError(msg)
     params = VideoParams.parse(request.params, row.defaults)
     emotion = request.emotion
-    if emotion.peak.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {emotion.peak.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(emotion.peak.intensity, over=params.over)
     if strange := sorted(set(request.inputs) - {"init"}):
         msg = f"inputs: a film takes init only, received {', '.join(strange)}"
         raise ParamError(msg)

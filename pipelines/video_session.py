@@ -28,7 +28,7 @@ from adapters.memory import out_of_memory
 from adapters.reading import Reading
 from pipelines import Backbone, Step
 from pipelines.media import load_image
-from pipelines.selection import chosen_of, contenders, groups, judges, recorded
+from pipelines.selection import chosen_of, contenders, groups, judges, recorded, untold
 from pipelines.session import alone, embedded_critic
 from pipelines.take import Take
 from pipelines.video import Job
@@ -128,14 +128,7 @@ class Session:
         moved = params.style and any(job.moved for job in pool)
         if params.directions and moved and not maker.own.directions_ready:
             notes.append(f"fitting the emotion directions of {maker.name}, once")
-        return self._fresh(notes)
-
-    def _fresh(self, notes: Sequence[str]) -> tuple[str, ...]:
-        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
-        self.told.update(fresh)
-        for note in fresh:
-            log.info("%s", note)
-        return fresh
+        return untold(notes, self.told)
 
     def _step(
         self, stage: str, notes: tuple[str, ...] = (), preview: Any = None, more: float = 0.0
@@ -178,7 +171,7 @@ class Session:
                 if not out_of_memory(error):
                     raise
                 note, chunk = self._smaller(maker, job, init, chunk, error)
-                yield self._step("denoise", self._fresh([note]))
+                yield self._step("denoise", untold([note], self.told))
         if job.params.grade:
             frames = graded(frames, job)
         moments = moments_of(len(frames), job.params.fps)
@@ -221,7 +214,7 @@ class Session:
         """Read by the independent reader, measured, encoded and written."""
         begun = time.monotonic()
         extra = maker.notes(made.job.request.prompt)
-        yield self._step("read", self._fresh(notes_of(made)))
+        yield self._step("read", untold(notes_of(made), self.told))
 
         def work(report: Callable[[Any], None]) -> Take:
             read, troubles = read_by(self.reader, made.frames, made.moments)
@@ -233,7 +226,9 @@ class Session:
 
         for event in self._timed(work):
             yield (
-                event if isinstance(event, Take) else self._step("read", self._fresh(event or ()))
+                event
+                if isinstance(event, Take)
+                else self._step("read", untold(event or (), self.told))
             )
 
 

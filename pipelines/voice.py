@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from adapters.emotion import Emotion, EmotionError
 from pipelines import Backbone, BackboneError, Step, resolve
-from pipelines.params import ParamError, Params, knob
+from pipelines.params import ParamError, Params, check_intensities, knob
 from pipelines.request import Request
 from pipelines.selection import check_kept, check_search
 from pipelines.take import Take, prepare_out
@@ -189,12 +189,7 @@ def job_of(
         raise ParamError(msg)
     given = {"candidates": 1, **request.params} if search else request.params
     params = VoiceParams.parse(given, row.defaults)
-    if request.emotion.peak.intensity > 1 + 1e-6 and not params.over:
-        msg = (
-            f"emotion: intensities may sum to 1, received {request.emotion.peak.intensity:g}; "
-            "lower them or pass over (--over)"
-        )
-        raise ParamError(msg)
+    check_intensities(request.emotion.peak.intensity, over=params.over)
     _check_inputs(request, params)
     for knob_name, allowed in (("engine", ENGINES), ("format", FORMATS)):
         if getattr(params, knob_name) not in allowed:

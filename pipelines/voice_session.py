@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from pipelines.selection import (
     judges,
     ranked,
     recorded,
+    untold,
 )
 from pipelines.take import Take
 from pipelines.voice import ADAPTER, Job
@@ -63,8 +63,6 @@ from pipelines.voice_take import (
     write,
 )
 from pipelines.worker import in_thread, one_pool
-
-log = logging.getLogger("affect")
 
 HEADS = 2  # networks of an editing backbone; each takes all steps
 WINDOW = 0.25  # s between readings over time
@@ -242,14 +240,7 @@ class Session:
         notes, self.pending = self.pending, []
         if self.critic is None and any(job.params.candidates > 1 for job in todo):
             notes.append("there is no critic to choose by: one candidate is made for each take")
-        return self._fresh(notes)
-
-    def _fresh(self, notes: Sequence[str]) -> tuple[str, ...]:
-        fresh = tuple(dict.fromkeys(note for note in notes if note not in self.told))
-        self.told.update(fresh)
-        for note in fresh:
-            log.info("%s", note)
-        return fresh
+        return untold(notes, self.told)
 
     def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None
@@ -303,7 +294,7 @@ class Session:
     def _written(self, made: Made) -> Iterator[Step | Take]:
         """Read and write what was kept."""
         begun = time.monotonic()
-        yield self._step("read", self._fresh(notes_of(made)))
+        yield self._step("read", untold(notes_of(made), self.told))
         heard = Heard(None, {})
         for event in self._in_thread(functools.partial(self._read, made)):
             if isinstance(event, Heard):
