@@ -29,6 +29,7 @@ from pipelines.music_sheet import found_sheet
 from training.loop import Average, save_checkpoint
 from training.music import export, fit_edges, make_model
 from training.music_lora import (
+    Found,
     Settings,
     StyleError,
     in_playable_metre,
@@ -182,6 +183,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(backbone: Path, tmp_path: Path) 
         train_style(data, out=stopped, settings=run, **options)
 
 
+def found(name: str, bars: int, group: str = "", *, held: bool = False) -> Found:
+    return Found(name, found_sheet(march(len(name), bars)), group or name, held)
+
+
 def test_what_cannot_be_used_is_told_in_one_line(backbone: Path, tmp_path: Path) -> None:
     data = write_marches(tmp_path / "midi", 2, bars=32)
     (data / "broken.mid").write_bytes(b"MThd but nothing else")
@@ -190,38 +195,60 @@ def test_what_cannot_be_used_is_told_in_one_line(backbone: Path, tmp_path: Path)
     )
     (data / "short.mid").write_bytes(encode_midi(march(0, bars=3), {}))
     told: list[str] = []
-    named = read_folder(data, told.append)
-    assert [name for name, _ in named] == ["march-0.mid", "march-1.mid"]
-    assert len(told) == 3
+    usable = read_folder(data, tell=told.append)
+    assert [one.name for one in usable] == ["march-0.mid", "march-1.mid"]
     assert all("\n" not in line for line in told)
-    assert "five.mid has an odd metre" in told[1]
-    train, held = split(named)  # two long pieces: the ends are held out
+    assert told[0] == "4 of 5 files for music, layout plain"
+    left = [line.removeprefix("left out: ") for line in told if line.startswith("left out: ")]
+    assert [line.split(".mid")[0] for line in left] == ["broken", "five", "short"]
+    assert "five.mid has an odd metre" in left[1]
+    train, held = split(usable)  # two long pieces: the ends are held out
     assert [sheet.piece.bars for sheet in train] == [24, 24]
     assert [sheet.piece.bars for sheet in held] == [8, 8]
     assert held[0].chords.shape == (8, 2)
     with pytest.raises(StyleError, match="too little to hold some out"):
-        split([("a", found_sheet(march(0, bars=12)))])
+        split([found("a", bars=12)])
     with pytest.raises(StyleError, match="is no folder"):
-        read_folder(tmp_path / "nothing", told.append)
+        read_folder(tmp_path / "nothing", tell=told.append)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(StyleError, match="0 MIDI files"):
-        read_folder(empty, told.append)
+    with pytest.raises(StyleError, match=r"holds 0 files of \.mid"):
+        read_folder(empty, tell=told.append)
     shutil.copy(data / "broken.mid", empty)
+    with pytest.raises(StyleError, match=r"0 usable files for music .*1 are damaged.*broken\.mid"):
+        read_folder(empty, tell=told.append)
+    shutil.copy(data / "five.mid", empty)
     with pytest.raises(StyleError, match="none of the 1 files"):
-        read_folder(empty, told.append)
+        read_folder(empty, tell=told.append)
     with pytest.raises(StyleError, match=r"holds no controls\.json"):
         train_style(data, backbone=empty, out=tmp_path / "x")
     with pytest.raises(StyleError, match="rank: allowed 1 or more, received 0"):
         Settings(rank=0)
 
 
-def test_files_are_held_out_by_their_names_alone(tmp_path: Path) -> None:
-    named = [(f"{i}.mid", found_sheet(march(i, bars=8))) for i in range(10)]
-    train, held = split(named)
+def test_files_are_held_out_by_their_names_alone() -> None:
+    pieces = [found(f"{i}.mid", bars=8) for i in range(10)]
+    train, held = split(pieces)
     assert (len(train), len(held)) == (8, 2)
-    _, other = split(named[::-1])
+    _, other = split(pieces[::-1])
     assert [id(sheet) for sheet in other] == [id(sheet) for sheet in held]
+
+
+def test_songs_are_never_torn_and_a_declared_split_is_kept(tmp_path: Path) -> None:
+    songs = [found(f"{i}.mid", 8, group=f"song{i // 2}") for i in range(12)]
+    train, held = split(songs)
+    assert (len(train), len(held)) == (8, 4)  # two of six songs
+    of = {id(one.sheet): one.group for one in songs}
+    assert not {of[id(sheet)] for sheet in train} & {of[id(sheet)] for sheet in held}
+    data = write_marches(tmp_path / "midi", 6, bars=8)
+    rows = ["file_name,emotion,split"] + [
+        f"march-{k}.mid,sadness,{'test' if k == 3 else 'train'}" for k in range(6)
+    ]
+    (data / "metadata.csv").write_text("\n".join(rows))
+    told: list[str] = []
+    train, held = split(read_folder(data, tell=told.append))
+    assert (len(train), len(held)) == (5, 1)
+    assert any("emotions of the files are left aside" in line for line in told)
 
 
 def test_two_bars_of_two_are_one_of_four() -> None:

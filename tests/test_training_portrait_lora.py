@@ -17,7 +17,14 @@ from pipelines.portrait_model import PortraitPipeline, Sampling
 from pipelines.portrait_motion import MotionSettings, plan
 from tests.speech import sentence
 from tests.test_portrait_model import tiny
-from training.portrait_lora import LoraSettings, StyleError, make_row, read_folder, train_lora
+from training.portrait_lora import (
+    LoraSettings,
+    StyleError,
+    make_row,
+    read_folder,
+    split,
+    train_lora,
+)
 
 BROW = ARKIT.index("browInnerUp")
 
@@ -45,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_recordings_are_read_as_rows(folder: Path) -> None:
-    plain, happy, spoken = read_folder(folder)
+    plain, happy, spoken = (one.row for one in read_folder(folder, tell=lambda _: None))
     assert len(plain.rest) == pytest.approx(360, abs=2)
     assert plain.told.tolist() == [0, 1, 1]
     assert spoken.told.tolist() == [1, 1, 1]
@@ -138,7 +145,7 @@ def test_too_little_is_told(tmp_path: Path) -> None:
     with pytest.raises(StyleError, match="is no folder"):
         read_folder(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StyleError, match="0 CSV"):
+    with pytest.raises(StyleError, match=r"holds 0 files of \.csv"):
         read_folder(tmp_path / "empty")
 
 
@@ -146,10 +153,32 @@ def test_tables_of_other_things_are_left_out(folder: Path, tmp_path: Path) -> No
     told: list[str] = []
     record(tmp_path / "deeper", "long", 21.0)
     (tmp_path / "prices.csv").write_text("day,price\n1,2\n")
-    (rows,) = read_folder(tmp_path, told.append)
-    assert len(rows.rest) == pytest.approx(630, abs=2)
-    assert len(told) == 1
-    assert told[0].startswith("left out: prices.csv")
+    (found,) = read_folder(tmp_path, tell=told.append)
+    assert len(found.row.rest) == pytest.approx(630, abs=2)
+    assert told[0] == "1 of 2 files for portrait, layout plain"
+    assert told[-1].startswith("left out: prices.csv")
+    assert all("\n" not in line for line in told)
+
+
+def test_labels_and_splits_of_a_table_are_kept(tmp_path: Path) -> None:
+    """A rated intensity is what the model is told; a named one is read from the face."""
+    for k, name in enumerate(("one", "two", "three_happiness")):
+        record(tmp_path, name, 9.0, seed=k)
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "one.csv", "emotion": "sadness .4 + fear .2", "split": "test"}\n'
+        '{"file_name": "two.csv", "emotion": "happy"}\n'
+        '{"file_name": "three_happiness.csv", "emotion": "happy"}\n'
+    )
+    found = read_folder(tmp_path, tell=lambda _: None)
+    one, three, two = (recording.row for recording in found)
+    sad, afraid, happy = (CORE.index(name) for name in ("sadness", "fear", "happiness"))
+    assert one.track[:, sad] == pytest.approx(0.4)
+    assert one.track[:, afraid] == pytest.approx(0.2)
+    assert two.track[:, happy].max() < 0.2 < three.track[:, happy].mean()
+    train, decide, unseen = split(found)
+    assert [len(row.rest) for row in train] == [len(three.rest), len(two.rest)]
+    assert len(decide[0].rest) + len(unseen[0].rest) == len(one.rest)
+    assert len(decide) == len(unseen) == 1
 
 
 def test_rows_follow_the_clock_of_the_recording(tmp_path: Path) -> None:

@@ -389,7 +389,7 @@ def test_sentences_without_a_neutral_take_are_never_held_out(small: tuple) -> No
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ((), "holds 0 WAV, FLAC or MP3"),
+        ((), r"holds 0 files of \.wav, \.flac, \.mp3"),
         (("speech.wav",), "does not end in _neutral or a core emotion"),
     ],
 )

@@ -55,8 +55,9 @@ class Sample:
     name: posix path in the folder. state: (12,) intensities in CORE order, read-only, zeros where
     nothing is said (`labelled` False). vad: as rated, -1..1, or None. graded: somebody rated how
     strong it is. group: what may not be torn apart (speaker, song, near duplicates). split: "train"
-    or "held". sentence: what takes of one sentence share, where the set tells. width, height:
-    pixels of a picture. seconds: of a sound, piece or recording.
+    or "held". origin: who speaks or whose song it is, as the set says. sentence: what takes of one
+    sentence share, where the set tells. width, height: pixels of a picture. seconds: of a sound,
+    piece or recording.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class Sample:
     group: str
     split: str
     sha256: str
+    origin: str = ""
     sentence: str = ""
     width: int = 0
     height: int = 0
@@ -158,6 +160,7 @@ def read_folder(
     intensity: float = DEFAULT_INTENSITY,
     held: float = HELD_SHARE,
     least: int | None = None,
+    most: int = MOST_FILES,
     index: Path | str | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Dataset, Report]:
@@ -171,7 +174,8 @@ def read_folder(
         scales: scales of ratings, {"valence": "1..9"}; inferred and told where not given.
         intensity: of a named emotion that nobody graded, 0..1.
         held: share of the groups that is held out, 0 to .5; a declared split is kept.
-        least: fewest files; None: LEAST of the modality.
+        least: fewest usable files; None: LEAST of the modality.
+        most: files, usable or not.
         index: file that remembers what was decoded; None: every file is decoded again.
         tell: takes lines about progress.
 
@@ -186,7 +190,7 @@ def read_folder(
     if not 0 <= held <= 0.5:
         msg = f"held: allowed 0 to 0.5, received {held:g}"
         raise DataError(msg)
-    files = _files(root, modality)
+    files = _files(root, modality, most)
     notes: list[str] = []
     found, rows = read_rows(root, files, modality, layout, labels or {})
     rows, missing = _present(root, rows, files)
@@ -220,11 +224,12 @@ def read_folder(
         near=_named(samples, pairs),
         disagree=_named(samples, disagreements(samples, [*pairs, *exact])),
         notes=tuple(notes),
+        split=held > 0,
     )
     return dataset, report
 
 
-def _files(root: Path, modality: str) -> list[str]:
+def _files(root: Path, modality: str, most: int) -> list[str]:
     """Posix paths of the files with the suffixes of a modality, sorted; hidden ones are not."""
     if not root.is_dir():
         msg = f"data: {root} is no folder; give one with {', '.join(SUFFIXES[modality])} files"
@@ -238,11 +243,11 @@ def _files(root: Path, modality: str) -> list[str]:
             found.append(name.as_posix())
         elif suffix:
             others[suffix] += 1
-    if not 0 < len(found) <= MOST_FILES:
+    if not 0 < len(found) <= most:
         has = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3)) or "nothing"
         msg = (
             f"data: {root} holds {len(found)} files of {', '.join(SUFFIXES[modality])} (and {has}),"
-            f" allowed 1 to {MOST_FILES}; check the folder and the modality ({modality})"
+            f" allowed 1 to {most}; check the folder and the modality ({modality})"
         )
         raise DataError(msg)
     return sorted(found)
@@ -358,6 +363,7 @@ def _sample(
         group=group,
         split=split,
         sha256=probe.sha256,
+        origin=str(row.get("group") or ""),
         sentence=str(row.get("sentence") or row.get("sentence_id") or ""),
         width=probe.width,
         height=probe.height,

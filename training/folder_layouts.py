@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adapters.emotion import CORE
 from training.folder_labels import DataError, unit
 
 Row = dict[str, Any]
@@ -45,6 +44,7 @@ SPLITS: Mapping[str, str] = {
 _MOST_TABLE = 512 * 2**20  # bytes of a metadata file; EmoArt's has 300 MB
 _LONGEST_NAME = 255  # bytes, of usual file systems
 _LEAST_MATCH = 0.9  # of the files whose names fit a pattern, for it to be recognised
+_LEAST_TAKES = {"voice": 0.5, "portrait": 0.0}  # of the files that end in an emotion
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def read_rows(
             "vgmidi": lambda: _vgmidi(root, files),
             "metadata": lambda: _metadata(root),
             "folders": lambda: _folders(files, labels),
-            "takes": lambda: _takes(files),
+            "takes": lambda: _takes(files, modality, labels),
             "plain": lambda: [{"path": name} for name in files],
         }
         rows = read[layout]()
@@ -211,9 +211,9 @@ def found_layout(root: Path, files: Sequence[str], modality: str, labels: Mappin
         if sum(bool(form.search(name)) for name in files) >= _LEAST_MATCH * len(files):
             return pattern.name
     if modality in ("voice", "portrait"):
-        ends = [_TAKE.match(name) for name in files]
-        known = sum(bool(m and m["emotion"].lower() in ("neutral", *CORE)) for m in ends)
-        if known >= _LEAST_MATCH * len(files):
+        known = sum(bool(_ending(name, labels)) for name in files)
+        # A voice is compared take by take; what a face is doing may go unsaid.
+        if known >= _LEAST_TAKES[modality] * len(files) and known:
             return "takes"
     if any(_class_of(name, labels) for name in files):
         return "folders"
@@ -375,16 +375,26 @@ def _class_of(name: str, labels: Mapping[str, str]) -> str:
     return ""
 
 
-def _takes(files: Sequence[str]) -> list[Row]:
-    """NAME_neutral.wav, NAME_anger.wav: a folder is a speaker, NAME a sentence."""
+def _takes(files: Sequence[str], modality: str, labels: Mapping[str, str]) -> list[Row]:
+    """NAME_neutral.wav, NAME_anger.wav: a folder is a speaker, NAME a sentence.
+
+    A recording of a face whose name ends in no emotion has none; an ending of a take that is none
+    is a mistake, to be told with the labels.
+    """
     rows: list[Row] = []
     for name in files:
         match = _TAKE.match(name)
         row: Row = {"path": name, "_where": name}
-        if match:
+        if match and (modality != "portrait" or _ending(name, labels)):
             row |= {key: value for key, value in match.groupdict().items() if value}
         rows.append(row)
     return rows
+
+
+def _ending(name: str, labels: Mapping[str, str]) -> str:
+    """The emotion that the name of a take ends in; "" where it does not."""
+    match = _TAKE.match(name)
+    return match["emotion"] if match and unit(match["emotion"], labels) is not None else ""
 
 
 # Reading tables ----------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ class Report:
 
     exact, near: pairs of names. disagree: those pairs whose labels differ. classes: samples by
     their strongest emotion. sizes: least, median and most of the shorter side in pixels, or of
-    seconds. torn: groups that a declared split puts on both sides.
+    seconds. torn: groups that a declared split puts on both sides. split: whether some were to be
+    held out; a recipe may do that in its own way.
     """
 
     modality: str
@@ -83,6 +84,7 @@ class Report:
     torn: tuple[str, ...]
     notes: tuple[str, ...] = ()
     noise: Noise | None = None
+    split: bool = True
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Report:
         near: tuple[tuple[str, str], ...],
         disagree: tuple[tuple[str, str], ...],
         notes: tuple[str, ...],
+        split: bool = True,
     ) -> Report:
         """Count what `read_folder` found."""
         counted = Counter(s.emotion for s in samples if s.labelled)
@@ -130,6 +133,7 @@ class Report:
             held=sum(s.split == "held" for s in samples),
             torn=tuple(sorted(group for group, where in parts.items() if len(where) > 1)),
             notes=notes,
+            split=split,
         )
 
     @property
@@ -157,7 +161,9 @@ class Report:
                 "first: what is held out has been seen"
             )
         if not self.classes:
-            found.append("nothing says what is felt: emotions cannot be learned from this")
+            found.append(
+                "nothing says what is felt: emotions cannot be learned from this, a style can"
+            )
         elif self.unlabelled:
             found.append(f"{self.unlabelled} files have no label")
         felt = {name: n for name, n in self.classes.items() if name != "neutral"}
@@ -170,8 +176,8 @@ class Report:
             found.append(f"{self.samples - self.captions} files have no caption")
         if self.small:
             found.append(f"{self.small} pictures are under {SMALL} px on the shorter side")
-        if not self.held:
-            found.append("nothing is held out: too few groups, or held is 0")
+        if not self.held and self.split:
+            found.append("nothing is held out: too few groups")
         if self.noise is not None:
             found.append(
                 f"a critic doubts {len(self.noise.suspects)} of {self.noise.read} labels "
@@ -187,7 +193,12 @@ class Report:
             f"{self.samples} of {self.files} files for {self.modality}, layout {self.layout}",
             f"  {low:g} to {high:g} {unit}, median {middle:g}"
             + (f"; {self.seconds / 60:.1f} min in all" if self.seconds else ""),
-            f"  {self.groups} groups; {self.samples - self.held} to train on, {self.held} held out",
+            f"  {self.groups} groups"
+            + (
+                f"; {self.samples - self.held} to train on, {self.held} held out"
+                if self.split or self.held
+                else ""
+            ),
         ]
         most = max(self.classes.values(), default=1)
         for name, n in self.classes.items():

@@ -2,12 +2,13 @@
 
     affect train lora --modality music --data FOLDER_OF_MIDI --out DIR
 
-Every file is read as untrusted input, moved to C and put on the page as the composer's own training
-music was (`training.music_data`), with its attributes measured, so that the style answers the same
-emotions. Low-rank matrices on every linear layer are trained (Hu et al. 2021), the model itself is
-not touched. A part of the files decides when it knows the style: the weights written are those with
-the least loss there, never the last ones of a run that has begun to copy. Another part, which
-decided nothing, says in the card how much was learned.
+Any layout and labelling is read (`training.folder`), every file as untrusted input, moved to C and
+put on the page as the composer's own training music was (`training.music_data`), with its
+attributes measured, so that the style answers the same emotions. Low-rank matrices on every linear
+layer are trained (Hu et al. 2021), the model itself is not touched. A part of the files decides
+when it knows the style: the weights written are those with the least loss there, never the last
+ones of a run that has begun to copy. Another part, which decided nothing, says in the card how much
+was learned.
 
 It does not know how an adapter is worn (adapters.music_adapter) or what emotions are.
 """
@@ -33,32 +34,28 @@ from adapters.metrics import bootstrap
 from adapters.music_adapter import CONFIG, WEIGHTS, adapter_digest
 from adapters.piece import Piece
 from pipelines.media_midi import load_midi
-from pipelines.media_records import MediaError
 from pipelines.music_composer import Composer
 from pipelines.music_layout import PIECE_CONTROLS, Edges, Layout
 from pipelines.music_sheet import SOURCES, Sheet, found_sheet
+from training.folder import Dataset
+from training.folder_style import StyleError, read_style
 from training.loop import Log, cosine, load_checkpoint, save_checkpoint
 from training.music import Song, batches, ignored_tokens, loss_of, padded, ready, window
 from training.music_data import SHORTEST
 
-SUFFIXES = (".mid", ".midi")
 EVERY_FIFTH = 5  # file is held out
-MOST_FILES = 2000
 CHECK_WINDOWS = 32  # of held-out music at most; at 1,024 tokens each seconds on one core
 CHECKPOINT = ".checkpoint"
-
-
-class StyleError(ValueError):
-    """Files or settings no style can be trained from; one line that says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a style is trained. steps or minutes, whichever ends first; minutes 0: no limit.
 
-    rank: of the matrices; alpha is equal to it. rate: peak learning rate. batch: windows of 1,024
-    tokens a step. check: steps between looks at the held-out files; patience: such looks without a
-    better one until the run ends.
+    layout: of the folder, one of `training.folder.LAYOUTS` or auto. rank: of the matrices; alpha is
+    equal to it. rate: peak learning rate. batch: windows of 1,024 tokens a step. check: steps
+    between looks at the held-out files; patience: such looks without a better one until the run
+    ends.
     """
 
     steps: int = 300
@@ -68,6 +65,7 @@ class Settings:
     batch: int = 4
     check: int = 20
     patience: int = 4
+    layout: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,35 +82,42 @@ class Settings:
 # Music -------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path, tell: Callable[[str], None]) -> list[tuple[str, Sheet]]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A usable file: its sheet in C, what must not be torn from it, and a declared split."""
+
+    name: str
+    sheet: Sheet
+    group: str
+    held: bool = False
+
+
+def read_folder(
+    folder: Path | str, layout: str = "auto", tell: Callable[[str], None] = print
+) -> list[Found]:
     """Every MIDI file under `folder` as a sheet in C; what cannot be used is told and left out.
 
     Raises:
         StyleError: no folder, no MIDI files, too many, or none that can be used.
     """
-    if not folder.is_dir():
-        msg = f"data: {folder} is no folder; give one with MIDI files (.mid)"
-        raise StyleError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not 0 < len(paths) <= MOST_FILES:
-        msg = f"data: {folder} holds {len(paths)} MIDI files; allowed 1 to {MOST_FILES}"
-        raise StyleError(msg)
+    return _sheets(read_style(folder, "music", layout, tell=tell), tell)
+
+
+def _sheets(dataset: Dataset, tell: Callable[[str], None]) -> list[Found]:
     found = []
-    for path in paths:
-        name = str(path.relative_to(folder))
-        try:
-            piece = in_playable_metre(load_midi(path))
-        except MediaError as error:
-            tell(f"left out: {error}")
-            continue
+    for sample in dataset:
+        piece = in_playable_metre(load_midi(sample.path))
         if piece is None or piece.bars < SHORTEST:
             why = "has an odd metre" if piece is None else f"is shorter than {SHORTEST} bars"
-            tell(f"left out: {name} {why}")
+            tell(f"left out: {sample.name} {why}")
             continue
-        found.append((name, found_sheet(piece)))
+        held = sample.split == "held"
+        found.append(Found(sample.name, found_sheet(piece), sample.group, held))
     if not found:
-        msg = f"data: none of the {len(paths)} files in {folder} can be used; see above"
+        msg = f"data: none of the {len(dataset)} files in {dataset.root} can be used; see above"
         raise StyleError(msg)
+    if any(sample.labelled for sample in dataset):
+        tell("the emotions of the files are left aside: a style is answered in all of them")
     return found
 
 
@@ -123,21 +128,30 @@ def in_playable_metre(piece: Piece) -> Piece | None:
     return piece if piece.beats_per_bar in (3, 4) else None
 
 
-def split(named: Sequence[tuple[str, Sheet]]) -> tuple[list[Sheet], list[Sheet]]:
-    """Training and held-out sheets: every fifth file by its name, or the ends of a few long pieces.
+def split(found: Sequence[Found]) -> tuple[list[Sheet], list[Sheet]]:
+    """Training and held-out sheets: as declared, every fifth song, or the ends of a few long ones.
 
-    By a hash of the name, so that no order of files matters. With fewer than five files the last
-    quarter of each is held out instead.
+    By a hash of the group's name, which is the file's where nothing groups it, so that no order of
+    files matters. With fewer than five groups the last quarter of each file is held out instead.
 
     Raises:
         StyleError: too little music to hold any out.
     """
-    if len(named) >= EVERY_FIFTH:
-        ranked = sorted(named, key=lambda row: hashlib.sha256(row[0].encode()).hexdigest())
-        held = [sheet for _, sheet in ranked[::EVERY_FIFTH]]
-        return [sheet for i, (_, sheet) in enumerate(ranked) if i % EVERY_FIFTH], held
+    declared = {one.group for one in found if one.held}
+    if declared and any(one.group not in declared for one in found):
+        train = [one.sheet for one in found if one.group not in declared]
+        return train, [one.sheet for one in found if one.held]
+    groups: dict[str, list[Sheet]] = {}
+    for one in found:
+        groups.setdefault(one.group, []).append(one.sheet)
+    if len(groups) >= EVERY_FIFTH:
+        ranked = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        chosen = set(ranked[::EVERY_FIFTH])
+        train = [sheet for name in ranked if name not in chosen for sheet in groups[name]]
+        return train, [sheet for name in ranked[::EVERY_FIFTH] for sheet in groups[name]]
     train, held = [], []
-    for _, sheet in named:
+    for one in found:
+        sheet = one.sheet
         cut = sheet.piece.bars - sheet.piece.bars // 4
         if sheet.piece.bars - cut >= SHORTEST:
             train.append(_part(sheet, 0, cut))
@@ -146,8 +160,8 @@ def split(named: Sequence[tuple[str, Sheet]]) -> tuple[list[Sheet], list[Sheet]]
             train.append(sheet)
     if not held:
         msg = (
-            f"data: {len(named)} files under {4 * SHORTEST} bars are too little to hold some out; "
-            f"give {EVERY_FIFTH} or more"
+            f"data: {len(found)} files of {len(groups)} songs under {4 * SHORTEST} bars are too "
+            f"little to hold some out; give {EVERY_FIFTH} or more"
         )
         raise StyleError(msg)
     return train, held
@@ -239,14 +253,16 @@ def train_style(
     folder, out, backbone = Path(folder), Path(out), Path(backbone)
     checkpoint = out / CHECKPOINT
     _check_out(out, checkpoint, resume=resume)
-    named = read_folder(folder, tell)
-    train, held = split(named)
+    dataset = read_style(folder, "music", settings.layout, tell=tell)
+    found = _sheets(dataset, tell)
+    train, held = split(found)
     model, layout, edges = open_backbone(backbone)
     facts = {
         # A name that others know, never a path of this machine.
         "base": base if base and not Path(base).exists() else backbone.name,
         "weights": weights_digest(model),
-        "files": [name for name, _ in named],
+        "files": [one.name for one in found],
+        "data": dataset.digest,
         # How long to go on is not what a run is: a stopped one may be given more time.
         **{k: v for k, v in asdict(settings).items() if k not in ("steps", "minutes", "patience")},
     }

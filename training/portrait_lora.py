@@ -4,13 +4,14 @@
 
     affect train lora --modality portrait --data FOLDER --out styles/me
 
-A recording's name may end in a core emotion; how strong it is, is read from how far the face goes
-towards that emotion's muscles. Low-rank matrices on attention and feed-forward layers are trained
-(Hu et al. 2021), the model is not touched. Blinks and eyes are left alone, the place of the camera
-is taken out. The end of every recording is held out; its first half decides when the face is known:
-what is written are the matrices that explain it best, so a folder that teaches nothing yields an
-adapter that changes nothing. Its second half, which decided nothing, says in the card how much was
-learned. An ordinary diffusers adapter is written, which `PortraitPipeline.wearing` puts on.
+A recording's name may end in an emotion, or any labelling of `training.folder` says it. How strong
+it is, where nobody rated it, is read from how far the face goes towards that emotion's muscles.
+Low-rank matrices on attention and feed-forward layers are trained (Hu et al. 2021), the model is
+not touched. Blinks and eyes are left alone, the place of the camera is taken out. The end of every
+recording is held out, or what the set declares; its first half decides when the face is known: what
+is written are the matrices that explain it best, so a folder that teaches nothing yields an adapter
+that changes nothing. Its second half, which decided nothing, says in the card how much was learned.
+An ordinary diffusers adapter is written, which `PortraitPipeline.wearing` puts on.
 
 It deliberately does not know how an adapter is chosen by a person.
 """
@@ -30,7 +31,7 @@ from torch import Tensor
 from adapters import facs
 from adapters.emotion import CORE
 from adapters.face_life import eased
-from adapters.face_motion import ARKIT, MotionError, read_csv
+from adapters.face_motion import ARKIT, read_csv
 from adapters.files import replacing
 from adapters.metrics import bootstrap
 from adapters.voice_analysis import RATE
@@ -46,6 +47,8 @@ from pipelines.portrait_model import (
 )
 from pipelines.portrait_motion import intended
 from pipelines.portrait_sound import FPS, hear, silence
+from training.folder import Sample
+from training.folder_style import StyleError, read_style
 from training.portrait import Settings, fit_model
 from training.portrait_data import Row, bent, collated
 
@@ -55,19 +58,17 @@ SOUNDS = (".wav", ".flac", ".mp3")
 LAYERS = ["to_q", "to_k", "to_v", "to_out", "up", "down"]
 HELD_SHARE = 0.2
 LEAST_SECONDS = 20.0
-MOST_FILES = 2000
 CARD = "adapter.json"
 
 _EYES = [k for k, name in enumerate(ARKIT) if name.startswith(("eyeBlink", "eyeLook"))]
 
 
-class StyleError(ValueError):
-    """Recordings or settings no style can be learned from; one line that says what to change."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """rank of the matrices (alpha is equal to it); the rest as `training.portrait.Settings`."""
+    """rank of the matrices (alpha is equal to it); the rest as `training.portrait.Settings`.
+
+    layout: of the folder, one of `training.folder.LAYOUTS` or auto.
+    """
 
     rank: int = 8
     steps: int = 400
@@ -76,6 +77,7 @@ class LoraSettings:
     check: int = 50
     batch: int = 8
     frames: int = 96
+    layout: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,38 +91,40 @@ class LoraSettings:
             raise StyleError(msg)
 
 
-def read_folder(folder: Path | str, tell: Callable[[str], None] = print) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A row, and whether the set declares that it is held out."""
+
+    row: Row
+    held: bool
+
+
+def read_folder(
+    folder: Path | str, layout: str = "auto", tell: Callable[[str], None] = print
+) -> list[Recording]:
     """One row a recording, at 30 frames a second; what cannot be used is told and left out.
 
     Raises:
         StyleError: no folder, no recordings, too many, or under 20 seconds of them.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        msg = f"data: {folder} is no folder; give one with recordings of Live Link Face (.csv)"
-        raise StyleError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".csv")
-    if len(paths) > MOST_FILES:
-        msg = f"data: {folder} holds {len(paths)} CSV; allowed 1 to {MOST_FILES}"
-        raise StyleError(msg)
-    rows = []
-    for path in paths:
+    found = []
+    for sample in read_style(folder, "portrait", layout, tell=tell):
         try:
-            rows.append(make_row(path))
-        except (MotionError, MediaError) as error:
-            tell(f"left out: {path.relative_to(folder)}: {error}")
-    seconds = sum(len(row.rest) for row in rows) / FPS
+            found.append(Recording(make_row(sample.path, sample), sample.split == "held"))
+        except MediaError as error:  # of the sound beside it
+            tell(f"left out: {sample.name}: {error}")
+    seconds = sum(len(one.row.rest) for one in found) / FPS
     if seconds < LEAST_SECONDS:
         msg = (
-            f"data: {folder} holds {len(rows)} CSV with {seconds:.0f} s of curves; record "
+            f"data: {folder} holds {len(found)} CSV with {seconds:.0f} s of curves; record "
             f"{LEAST_SECONDS:.0f} s or more with Live Link Face"
         )
         raise StyleError(msg)
-    return rows
+    return found
 
 
-def make_row(path: Path) -> Row:
-    """A recording as the model learns it."""
+def make_row(path: Path, said: Sample | None = None) -> Row:
+    """A recording as the model learns it. said: what its labels are; None: nothing is felt."""
     motion = read_csv(path).resampled(float(FPS))
     curves = motion.curves.astype(np.float64)
     pose = motion.pose.astype(np.float64)
@@ -130,12 +134,13 @@ def make_row(path: Path) -> Row:
     heard = silence(frames)
     if sounds:
         heard = hear(load_sound(sounds[0], RATE).waveform, frames=frames)
-    label = path.stem.rpartition("_")[2].lower()
     track = np.zeros((frames, len(CORE)))
-    if label in CORE:
-        face = facs.expression(facs.named(label)[None])[0][0]
+    if said is not None and said.graded:
+        track[:] = said.state
+    elif said is not None and said.emotion in CORE:
+        face = facs.expression(facs.named(said.emotion)[None])[0][0]
         strength = np.clip(curves @ face / (face @ face), 0.0, 1.0)
-        track[:, CORE.index(label)] = eased(strength[:, None], FPS, 0.5, 0.5)[:, 0]
+        track[:, CORE.index(said.emotion)] = eased(strength[:, None], FPS, 0.5, 0.5)[:, 0]
     plan = intended(facs.muscles(track), track, heard.speaking)
     known = np.ones((frames, COLUMNS), dtype=np.float32)
     known[:, _EYES] = 0.0
@@ -158,6 +163,22 @@ def cut(row: Row, first: int, last: int) -> Row:
     return Row(
         **parts, emotion=row.emotion[some], style=row.style, told=row.told, track=row.track[some]
     )
+
+
+def split(found: Sequence[Recording]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Rows to train on, to decide on and to report on: recordings' ends, or those declared held."""
+    declared = any(one.held for one in found) and not all(one.held for one in found)
+    train: list[Row] = []
+    decide: list[Row] = []
+    unseen: list[Row] = []
+    for row, held in ((one.row, one.held) for one in found):
+        frames = len(row.rest)
+        end = (0 if held else frames) if declared else round(frames * (1 - HELD_SHARE))
+        half = (end + frames) // 2
+        train += [cut(row, 0, end)] if end else []
+        decide += [cut(row, end, half)] if half > end else []
+        unseen += [cut(row, half, frames)] if frames > half else []
+    return train, decide, unseen
 
 
 class Crops:
@@ -271,19 +292,16 @@ def train_lora(
     if (out / "checkpoint").exists() and not resume:
         msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
         raise StyleError(msg)
-    rows = read_folder(folder, tell)
-    ends = [round(len(row.rest) * (1 - HELD_SHARE)) for row in rows]
-    train = [cut(row, 0, end) for row, end in zip(rows, ends, strict=True)]
-    halves = [(end + len(row.rest)) // 2 for row, end in zip(rows, ends, strict=True)]
-    decide = [cut(row, *span) for row, *span in zip(rows, ends, halves, strict=True)]
-    unseen = [cut(row, half, len(row.rest)) for row, half in zip(rows, halves, strict=True)]
+    found = read_folder(folder, settings.layout, tell)
+    train, decide, unseen = split(found)
     pipe = PortraitPipeline.load(backbone)
     plain, before = rest_left(pipe.denoiser, decide)[0], seconds_left(pipe.denoiser, unseen)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(settings.seed)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=LAYERS)
         pipe.denoiser.add_adapter(config)
-    tell(f"{len(rows)} recordings, {sum(ends) / FPS:.0f} s to learn from")
+    seconds = sum(len(row.rest) for row in train) / FPS
+    tell(f"{len(found)} recordings, {seconds:.0f} s to learn from")
     least = fit_model(
         pipe,
         Crops(train, settings.batch, settings.frames, settings.seed),
@@ -305,8 +323,8 @@ def train_lora(
     low, high = bootstrap(lambda a, b: _share(a) - _share(b), before, after)
     figures: dict[str, object] = {
         "backbone": Path(base or backbone).name,
-        "recordings": len(rows),
-        "seconds": round(sum(len(row.rest) for row in rows) / FPS, 1),
+        "recordings": len(found),
+        "seconds": round(sum(len(one.row.rest) for one in found) / FPS, 1),
         "left_before": round(_share(before), 4),
         "left_after": round(_share(after), 4),
         "gain_interval": [round(low, 4), round(high, 4)],

@@ -3,7 +3,11 @@
     FOLDER/[SPEAKER/]NAME_neutral.wav   FOLDER/[SPEAKER/]NAME_anger.wav   ...
 
 Each sentence (NAME) is recorded neutrally and in one or more emotions, under the names of the core
-emotions or any word `style` stands for. The takes are aligned and read as the model's own training
+emotions or any word `style` stands for; or the folder is laid out as a published set (EmoDB,
+RAVDESS, CREMA-D, ESD), by emotion, or with a table (`training.folder_layouts`). Who speaks is the
+set's speaker or else the folder; takes of one sentence share its code, its text or their name. An
+intensity that was rated is what the model is told, otherwise it is estimated from the takes
+(`training.voice_data.clarity`). The takes are aligned and read as the model's own training
 pairs were (training/voice_data.py); low-rank matrices on all linear layers of both denoisers are
 trained (Hu et al. 2021), the model is not touched. A part of the sentences decides when the style
 is known: what is written are the matrices with the least loss there, so a folder that teaches
@@ -17,36 +21,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
-from adapters.emotion import CORE
 from adapters.files import replacing
 from adapters.metrics import bootstrap
-from pipelines.media_records import MediaError
 from pipelines.media_sound import load_sound
 from pipelines.voice_model import HEADS, VoicePipeline
+from training.folder import Sample
+from training.folder_labels import unit
+from training.folder_layouts import SPLITS
+from training.folder_style import StyleError, read_style
 from training.voice import Feed, Row, Settings, fit_model, make_row, remaining, share_left
 from training.voice_data import Clip, clarity, make_clip, make_pairs
 
-SUFFIXES = (".wav", ".flac", ".mp3")
 LAYERS = ["enter", "film", "up", "down", "leave"]
 EVERY_FOURTH = 4  # sentence is held out
-MOST_FILES = 2000
 CARD = "adapter.json"
 
-
-class StyleError(ValueError):
-    """Recordings or settings no style can be trained from; one line that says what to change."""
+Cell = tuple[str, str]
+"""A speaker and a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """rank of the matrices (alpha is equal to it); the rest as `training.voice.Settings`."""
+    """rank of the matrices (alpha is equal to it); the rest as `training.voice.Settings`.
+
+    layout: of the folder, one of `training.folder.LAYOUTS` or auto.
+    """
 
     rank: int = 8
     steps: int = 600
@@ -55,6 +61,7 @@ class LoraSettings:
     check: int = 50
     batch: int = 8
     crop: int = 128
+    layout: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,56 +75,80 @@ class LoraSettings:
             raise StyleError(msg)
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """Recordings as clips.
+
+    rated: clip name -> intensity, of those that were. held: what a declared split holds out.
+    """
+
+    clips: list[Clip]
+    rated: dict[str, float]
+    held: frozenset[Cell]
+
+
 def read_folder(
-    folder: Path, style: str | None = None, tell: Callable[[str], None] = print
-) -> list[Clip]:
-    """The clips of a folder; what cannot be used is told and left out.
+    folder: Path | str,
+    style: str | None = None,
+    layout: str = "auto",
+    tell: Callable[[str], None] = print,
+) -> Takes:
+    """The takes of a folder; what cannot be used is told and left out.
 
     style: core emotion that labels which are none stand for.
 
     Raises:
         StyleError: no folder, no recordings, too many, or an unknown label without a style.
     """
-    if not folder.is_dir():
-        msg = f"data: {folder} is no folder; give one with NAME_neutral.wav, NAME_anger.wav, ..."
-        raise StyleError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not 0 < len(paths) <= MOST_FILES:
-        msg = f"data: {folder} holds {len(paths)} WAV, FLAC or MP3; allowed 1 to {MOST_FILES}"
-        raise StyleError(msg)
+    labels = {word: style for word in _strange(Path(folder))} if style else None
+    dataset = read_style(folder, "voice", layout, labels=labels, tell=tell)
     clips: list[Clip] = []
-    for path in paths:
-        sentence, _, label = path.stem.rpartition("_")
-        name = str(path.relative_to(folder))
-        emotion = label.lower() if label.lower() in (*CORE, "neutral") else style
-        if not sentence or emotion is None:
+    rated: dict[str, float] = {}
+    held: set[Cell] = set()
+    for sample in dataset:
+        if not sample.labelled:
             msg = (
-                f'data: "{name}" does not end in _neutral or a core emotion; rename it, or say '
-                "which emotion other labels stand for with style="
+                f'data: "{sample.name}" does not end in _neutral or a core emotion; rename it, or '
+                "label it in a table metadata.csv"
             )
             raise StyleError(msg)
-        try:
-            sound = load_sound(path)
-        except MediaError as error:
-            tell(f"left out: {error}")
-            continue
-        clips.append(
-            make_clip(
-                sound.waveform,
-                sound.sample_rate,
-                name=name,
-                speaker=str(path.parent.relative_to(folder)),
-                sentence=sentence,
-                emotion=emotion,
-            )
+        sound = load_sound(sample.path)
+        clip = make_clip(
+            sound.waveform,
+            sound.sample_rate,
+            name=sample.name,
+            speaker=_speaker(sample),
+            sentence=sample.sentence or sample.caption or sample.path.stem,
+            emotion=sample.emotion,
         )
-    return clips
+        clips.append(clip)
+        if sample.graded and sample.emotion != "neutral":
+            rated[clip.name] = float(sample.state.max())
+        if sample.split == "held":
+            held.add((clip.speaker, clip.sentence))
+    return Takes(clips, rated, frozenset(held))
 
 
-def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+def _strange(folder: Path) -> set[str]:
+    """Last words of file names that are no emotions."""
+    words = {p.stem.rpartition("_")[2] for p in folder.rglob("*_*.*") if p.is_file()}
+    return {word for word in words if word.isalpha() and unit(word) is None}
+
+
+def _speaker(sample: Sample) -> str:
+    """Who the set says it is, else the folders that name neither an emotion nor a split."""
+    own = PurePosixPath(sample.name).parts[:-1]
+    rest = [part for part in own if part.lower() not in SPLITS and unit(part) is None]
+    return sample.origin or "/".join(rest) or "."
+
+
+def split(
+    rows: Sequence[Row], declared: Collection[Cell] = ()
+) -> tuple[list[Row], list[Row], list[Row]]:
     """Rows to train on, to decide on and to report on: sentences apart, by a hash of their names.
 
-    Sentences without a neutral take are trained on: they tell how emotions differ.
+    declared: cells that the set holds out; without any it is every fourth. Sentences without a
+    neutral take are trained on: they tell how emotions differ.
 
     Raises:
         StyleError: under four sentences with a neutral and an emotional take.
@@ -132,11 +163,11 @@ def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row], list[Row]]:
             f"record {EVERY_FOURTH} or more"
         )
         raise StyleError(msg)
-    held = cells[::EVERY_FOURTH]
+    held = [cell for cell in cells if cell in declared] or cells[::EVERY_FOURTH]
     # With one held-out sentence the same speech decides and reports; the card then says so.
     decide, tell = set(held[::2]), set(held[1::2] or held)
     return (
-        [row for row in rows if row.cell not in decide | tell],
+        [row for row in rows if row.cell not in decide | tell | set(declared)],
         [row for row in rows if row.cell in decide],
         [row for row in rows if row.cell in tell],
     )
@@ -181,8 +212,8 @@ def train_lora(
         msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
         raise StyleError(msg)
     pipe = VoicePipeline.load(backbone)
-    recordings = read_folder(folder, style, tell)
-    moods = {clip.emotion for clip in recordings}
+    takes = read_folder(folder, style, settings.layout, tell)
+    moods = {clip.emotion for clip in takes.clips}
     if "neutral" not in moods or len(moods) < 2:
         only = ", ".join(sorted(moods)) or "nothing usable"
         msg = (
@@ -190,10 +221,10 @@ def train_lora(
             "neutrally and with emotion: NAME_neutral.wav beside NAME_anger.wav"
         )
         raise StyleError(msg)
-    pairs = make_pairs(recordings)
-    strength = clarity(pairs, pipe.directions)
+    pairs = make_pairs(takes.clips)
+    strength = clarity(pairs, pipe.directions) | takes.rated
     rows = [make_row(pair, pipe.directions, strength) for pair in pairs]
-    train, decide, unseen = split([row for row in rows if row.kind != "same"])
+    train, decide, unseen = split([row for row in rows if row.kind != "same"], takes.held)
     unseen = [row for row in unseen if row.kind == "to"]
     if not train or not unseen:
         msg = "data: no sentence has a neutral and an emotional take; record both"
