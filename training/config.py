@@ -43,6 +43,10 @@ def _data(what: str) -> Any:
     return knob("", f"Folder, at any depth: {what}.")
 
 
+def _layout() -> Any:
+    return knob("auto", "How the folder is laid out; auto finds out.")
+
+
 def _out() -> Any:
     return knob("", "What is written goes here; out/RECIPE-BACKBONE when not given.")
 
@@ -97,6 +101,7 @@ class MusicLora(Params):
     """Of training.music_lora."""
 
     data: str = _data("MIDI files for music, takes for voices, Live Link CSV, or pictures")
+    layout: str = _layout()
     out: str = _out()
     backbone: str = _backbone()
     minutes: float = _minutes()
@@ -116,6 +121,7 @@ class VoiceLora(Params):
     """Of training.voice_lora."""
 
     data: str = _data("recordings of the same sentences, NAME_neutral.wav, NAME_anger.wav, ...")
+    layout: str = _layout()
     out: str = _out()
     backbone: str = _backbone()
     minutes: float = _minutes()
@@ -133,6 +139,7 @@ class PortraitLora(Params):
     """Of training.portrait_lora."""
 
     data: str = _data("recordings of Live Link Face, NAME.csv, NAME_anger.csv, ...")
+    layout: str = _layout()
     out: str = _out()
     backbone: str = _backbone()
     minutes: float = _minutes()
@@ -153,7 +160,7 @@ class ImageLora(Params):
     out: str = _out()
     backbone: str = _backbone()
     emotions: str = knob("all", "Core emotions by comma, or all that the pictures show.")
-    layout: str = knob("auto", "How the folder is laid out; auto finds out.")
+    layout: str = _layout()
     intensity: float = knob(
         DEFAULT_INTENSITY, "Of a labelled picture that nobody graded.", min=0.01, max=1
     )
