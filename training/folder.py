@@ -173,7 +173,8 @@ def read_folder(
         labels: own class names -> words or text forms of this project, {"0": "amusement"}.
         scales: scales of ratings, {"valence": "1..9"}; inferred and told where not given.
         intensity: of a named emotion that nobody graded, 0..1.
-        held: share of the groups that is held out, 0 to .5; a declared split is kept.
+        held: share of the groups that is held out, 0 to .5; a declared split is kept. 0: the recipe
+            holds out in its own way.
         least: fewest usable files; None: LEAST of the modality.
         most: files, usable or not.
         index: file that remembers what was decoded; None: every file is decoded again.
@@ -224,7 +225,7 @@ def read_folder(
         near=_named(samples, pairs),
         disagree=_named(samples, disagreements(samples, [*pairs, *exact])),
         notes=tuple(notes),
-        split=held > 0,
+        own_split=held == 0,
     )
     return dataset, report
 

@@ -58,8 +58,8 @@ class Report:
 
     exact, near: pairs of names. disagree: those pairs whose labels differ. classes: samples by
     their strongest emotion. sizes: least, median and most of the shorter side in pixels, or of
-    seconds. torn: groups that a declared split puts on both sides. split: whether some were to be
-    held out; a recipe may do that in its own way.
+    seconds. torn: groups that a declared split puts on both sides. own_split: the recipe holds out
+    in its own way, and reads intensities from the files, as those of a style do.
     """
 
     modality: str
@@ -84,7 +84,7 @@ class Report:
     torn: tuple[str, ...]
     notes: tuple[str, ...] = ()
     noise: Noise | None = None
-    split: bool = True
+    own_split: bool = False
 
     @classmethod
     def of(
@@ -101,7 +101,7 @@ class Report:
         near: tuple[tuple[str, str], ...],
         disagree: tuple[tuple[str, str], ...],
         notes: tuple[str, ...],
-        split: bool = True,
+        own_split: bool = False,
     ) -> Report:
         """Count what `read_folder` found."""
         counted = Counter(s.emotion for s in samples if s.labelled)
@@ -133,7 +133,7 @@ class Report:
             held=sum(s.split == "held" for s in samples),
             torn=tuple(sorted(group for group, where in parts.items() if len(where) > 1)),
             notes=notes,
-            split=split,
+            own_split=own_split,
         )
 
     @property
@@ -170,13 +170,13 @@ class Report:
         if felt and max(felt.values()) >= LOPSIDED * min(felt.values()):
             most, least = (f(felt, key=lambda k: felt[k]) for f in (max, min))
             found.append(f"lopsided: {felt[most]} of {most}, {felt[least]} of {least}")
-        if self.classes and not self.graded:
+        if self.classes and not (self.graded or self.own_split):
             found.append(f"no intensities: each named emotion counts as {self.intensity:g}")
         if self.captions < self.samples and self.modality == "image":
             found.append(f"{self.samples - self.captions} files have no caption")
         if self.small:
             found.append(f"{self.small} pictures are under {SMALL} px on the shorter side")
-        if not self.held and self.split:
+        if not (self.held or self.own_split):
             found.append("nothing is held out: too few groups")
         if self.noise is not None:
             found.append(
@@ -196,7 +196,7 @@ class Report:
             f"  {self.groups} groups"
             + (
                 f"; {self.samples - self.held} to train on, {self.held} held out"
-                if self.split or self.held
+                if self.held or not self.own_split
                 else ""
             ),
         ]
