@@ -133,6 +133,7 @@ def generate(
     dtype: Any = None,
     offline: bool | None = None,
     ext: str = "png",
+    previews: bool = False,
 ) -> Iterator[Step | Take]:
     """Make pictures; yields `Step`s while they are painted and a `Take` for each finished file.
 
@@ -152,6 +153,8 @@ def generate(
         batch_size: pictures at once; halved, then offloaded, when memory runs out.
         device, dtype, offline: see `pipelines.load`.
         ext: "png", "jpg" or "webp".
+        previews: let some steps carry a small picture of what is being painted; a tenth of the
+            time at most, and not a bit of the takes is changed by it.
 
     Raises:
         ParamError, EmotionError, MediaError, BackboneError: one line each, before anything runs.
@@ -176,4 +179,5 @@ def generate(
             check_embedded(row)
         check_here(row, offline=offline)
     options = {"device": device, "dtype": dtype, "offline": offline}
-    return Session(out, best_of, painter, critic, reader, batch_size, ext, options).takes(jobs)
+    session = Session(out, best_of, painter, critic, reader, batch_size, ext, options, previews)
+    return session.takes(jobs)

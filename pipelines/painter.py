@@ -31,6 +31,7 @@ from adapters.families import family, require
 from pipelines import Backbone, load, resolve
 from pipelines.belongings import Belongings
 from pipelines.image import ImageParams
+from pipelines.previews import previewed
 
 log = logging.getLogger("affect")
 
@@ -207,11 +208,13 @@ class Painter(Belongings):
         init: Image.Image | None = None,
         critic: Any = None,
         on_step: Callable[[int], None] | None = None,
+        on_preview: Callable[[Image.Image], None] | None = None,
     ) -> list[Image.Image]:
         """Paint one batch; returns one RGB picture a sitting, in their order.
 
-        `on_step(i)` is called after denoising step i (from 0) and may raise `Stopped`. `critic`
-        is the differentiable critic of `critic_guidance`. Nothing of the steering is left on the
+        `on_step(i)` is called after denoising step i (from 0) and may raise `Stopped`;
+        `on_preview(picture)` now and then with what the batch becomes. `critic` is the
+        differentiable critic of `critic_guidance`. Nothing of the steering is left on the
         pipeline afterwards, also after an exception.
         """
         pipe = self.pipe if init is None else self._image_to_image
@@ -223,7 +226,12 @@ class Painter(Belongings):
                 return values
 
             arguments["callback_on_step_end"] = after
-        with self._steered(pipe, sittings, params, critic):
+        with ExitStack() as stack:
+            # Decoding would fetch the autoencoder of an offloaded model anew for every preview.
+            if on_preview is not None and not self.offloaded:
+                size = self.size(params, init)
+                stack.enter_context(previewed(pipe, size, on_preview))
+            stack.enter_context(self._steered(pipe, sittings, params, critic))
             result = pipe(**arguments)
         if hidden := sum(getattr(result, "nsfw_content_detected", None) or []):
             log.warning("%s: its own safety checker blacked out %d of these", self.name, hidden)

@@ -72,6 +72,7 @@ class Session:
     batch_size: int | None
     ext: str
     options: dict[str, Any] = field(default_factory=dict)
+    previews: bool = False
     done: float = 0.0
     total: float = 0.0
     seconds: float = 0.0
@@ -152,9 +153,11 @@ class Session:
                 )
         return untold(notes, self.told)
 
-    def _step(self, stage: str, notes: tuple[str, ...] = ()) -> Step:
+    def _step(
+        self, stage: str, notes: tuple[str, ...] = (), preview: Image.Image | None = None
+    ) -> Step:
         eta = self.seconds / self.done * (self.total - self.done) if self.done else None
-        return Step(round(self.done), round(self.total), eta, stage, notes)
+        return Step(round(self.done), round(self.total), eta, stage, notes, preview)
 
     def painted(
         self, painter: Painter, jobs: list[Job], init: Image.Image | None
@@ -177,17 +180,22 @@ class Session:
             pictures: list[Image.Image] = []
             begun = last = time.monotonic()
             work = functools.partial(
-                _paint, painter, sittings, params, init=init, critic=self.critic
-            )
+                _paint, painter, sittings, params, init=init, critic=self.critic,
+                previews=self.previews,
+            )  # fmt: skip
+            preview = None
             try:
                 for event in in_thread(work, threads=self.threads, name="affect-paint"):
                     now = time.monotonic()
                     self.seconds, last = self.seconds + now - last, now
                     if isinstance(event, int):
                         self.done = before + whole * min(1.0, (event + 1) / steps)
-                        yield self._step("denoise")
-                    else:
+                        yield self._step("denoise", preview=preview)
+                        preview = None
+                    elif isinstance(event, list):
                         pictures = event
+                    else:
+                        preview = event
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -309,8 +317,12 @@ def _paint(
     painter: Painter,
     sittings: list[Sitting],
     params: ImageParams,
-    report: Callable[[int], None],
+    report: Callable[[Any], None],
+    *,
+    previews: bool = False,
     **more: Any,
 ) -> list[Image.Image]:
-    """The work of one chunk: reports each step's index, returns the pictures."""
+    """The work of one chunk: reports each step's index and previews, returns the pictures."""
+    if previews:
+        more["on_preview"] = report
     return painter.paint(sittings, params, on_step=report, **more)
