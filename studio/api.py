@@ -150,6 +150,7 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def called(*given: Any, **named: Any) -> Any:
+        making.wait_until_loaded()
         try:
             return function(*given, **named)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 EXT = {"image": "png", "music": "mid"}
 _stopping: set[str] = set()
 _lock = threading.Lock()
+loading = threading.Lock()
+"""Held while the libraries are first imported: theirs are lazy, and two threads that import them
+at once find names missing ("cannot import name 'ConfigMixin' from 'diffusers'")."""
 
 
 def stop(session: str) -> None:
@@ -38,6 +41,12 @@ def begin(session: str) -> None:
     """Forget an earlier stop: a new run is wanted."""
     with _lock:
         _stopping.discard(session)
+
+
+def wait_until_loaded() -> None:
+    """Return when nothing is being loaded in the background; the first run of a server waits."""
+    with loading:
+        pass
 
 
 def is_stopping(session: str) -> bool:

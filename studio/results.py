@@ -136,6 +136,7 @@ def run_shown(requests: list[Any], out: Path, session: str, **options: Any) -> I
 
 def guarded(events: Iterator[list[Any]]) -> Iterator[list[Any]]:
     """Events, and of a known error its one line instead of a failure."""
+    making.wait_until_loaded()
     try:
         yield from events
     except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:

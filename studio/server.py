@@ -173,10 +173,11 @@ def _warm() -> None:
     from contextlib import suppress
 
     from pipelines import DEFAULTS, resolve
+    from studio.making import loading
     from studio.run import no_bars, quiet_libraries
 
-    quiet_libraries(offline=True)
-    with suppress(Exception):  # it is told to whoever asks for a picture
+    with loading, suppress(Exception):  # it is told to whoever asks for a picture
+        quiet_libraries(offline=True)
         from pipelines.session import embedded_critic, loaded
 
         no_bars()
