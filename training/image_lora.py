@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import get_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import nn
 
@@ -188,6 +188,8 @@ def train(
     base: str = "",
     resume: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    loss_of: Callable[..., Any] = DenoisingLoss,
+    start: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Train, write `out/<emotion>.safetensors` and return the figures.
 
@@ -197,6 +199,8 @@ def train(
         base: name of the backbone, for whoever reads the files.
         resume: go on with a checkpoint of the same pictures and settings where there is one.
         tell: takes lines about progress.
+        loss_of: another loss with the arguments, `learn` and `held` of DenoisingLoss.
+        start: matrices of an adapter to begin with, {emotion: {"<module>.lora_A.weight": ...}}.
 
     Raises:
         LoraError: a loss that is no number, a disk that is full, a checkpoint of other settings;
@@ -221,9 +225,9 @@ def train(
     ask = Answers(pipe, sizes, plan.call, bf16=settings.bf16)
     columns = [CORE.index(name) for name in plan.emotions]
     with _fresh(plan, plan.generator) as (parameters, weigh), _recomputing(denoiser, settings):
-        loss = DenoisingLoss(
-            pipe, ask, weigh, columns, min_snr=settings.min_snr, hold=settings.hold
-        )
+        for emotion, tensors in (start or {}).items():
+            set_peft_model_state_dict(denoiser, dict(tensors), adapter_name=_adapter(emotion))
+        loss = loss_of(pipe, ask, weigh, columns, min_snr=settings.min_snr, hold=settings.hold)
         before = held_losses(loss, plan.held)
         step = _fit(loss, plan, parameters, checkpoint, facts, Log(out / "log.jsonl",
                     settings.batch * settings.accumulate), tell)  # fmt: skip
