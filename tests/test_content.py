@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,9 @@ from adapters.content import (
 from adapters.emotion import CORE, VAD, Emotion
 
 VOCABULARIES: tuple[Vocabulary, ...] = ("rich", "image-tiny")
-INCONGRUENT = json.loads(
-    (Path(__file__).parent / "data" / "incongruent.json").read_text(encoding="utf-8")
-)["prompts"]
+INCONGRUENT = json.loads((ASSETS / "emotions" / "evaluation.json").read_text(encoding="utf-8"))[
+    "incongruent"
+]["rich"]
 TABLE = json.loads((ASSETS / "emotions" / "content.json").read_text(encoding="utf-8"))
 GRAMMAR = json.loads((ASSETS / "emotions" / "content_grammar.json").read_text(encoding="utf-8"))
 PLAIN_PROMPTS = (
@@ -218,20 +217,21 @@ def test_the_same_request_gives_the_same_words() -> None:
 # --- no affective shortcut ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("said", [False, True], ids=["asked", "said"])
 @pytest.mark.parametrize("row", INCONGRUENT, ids=lambda row: row["prompt"].replace(" ", "-"))
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_incongruent_prompts_keep_their_subject(
-    row: dict[str, str], vocabulary: Vocabulary
+    row: dict[str, str], vocabulary: Vocabulary, said: bool
 ) -> None:
-    prompt = row["prompt"]
-    assert row["subject"] in prompt
+    prompt = row["said" if said else "prompt"]
+    assert row["prompt"].split(" ", 1)[1] in prompt
     for emotion in {row["emotion"], "happiness", "sadness", "fear", "anger"}:
         for seed in range(4):
             result = expand(prompt, Emotion.of(emotion, 1.0), 1.0, seed=seed, vocabulary=vocabulary)
             rest = ", ".join(added(prompt, result))
             assert not has(PEOPLE, rest), result
             if emotion == row["emotion"]:
-                assert not any(word in rest for word in row["shortcut"]), result
+                assert not has(f"(?:{'|'.join(row['shortcut'])})s?", rest), result
 
 
 @pytest.mark.parametrize("prompt", ["a joyful cemetery", "an angry dog", "a sad carnival"])
