@@ -24,7 +24,9 @@ from pipelines.params import ParamError
 from pipelines.request import Request
 
 if TYPE_CHECKING:
+    from adapters.reading import Reading
     from pipelines.painter import Painter
+    from pipelines.session import Made
 
 #: Scenes of a sweep for models that know language at large: outdoors, town, water, a room.
 PROMPTS = ("a mountain lake", "a city street", "a house by the sea", "a room with a window")
@@ -192,8 +194,6 @@ def sweep(
     Column s is seed `first_seed` + s and scene s mod len(prompts) in every row, so that rows
     differ by the dial alone. What is read are the judge's intensities, 0 .. 1, in CORE order.
     """
-    from pipelines.session import Session, alone
-
     shown = tuple(prompts or scenes(painter))
     knobs = dict(params or {})
 
@@ -215,20 +215,14 @@ def sweep(
     }
     distinct = list(dict.fromkeys(states.values()))
     jobs = [job(state, s) for state in distinct for s in range(seeds)]
-    session = Session(Path(), None, painter, judges.get("critic"), None, batch_size, "png")
-    session.total = jobs[0].params.steps * len(jobs)
     rows: dict[tuple[Emotion, int], dict[str, Any]] = {}
-    painter.check(jobs[0].params, init=False)
-    with alone(painter):
-        for event in session.painted(painter, jobs, None):
-            if isinstance(event, Step):
-                yield event
-                continue
-            pictures = [made.picture for made in event]
-            for role, judge in judges.items():
-                for made, reading in zip(event, judge.read(pictures), strict=True):
-                    at = (made.job.emotion, made.job.request.seed - first_seed)
-                    rows.setdefault(at, {})[role] = reading.intensities
+    for event in looked_at(painter, [jobs], judges, batch_size=batch_size):
+        if isinstance(event, Step):
+            yield event
+            continue
+        for made, readings in event:
+            at = (made.job.emotion, made.job.request.seed - first_seed)
+            rows[at] = {role: reading.intensities for role, reading in readings.items()}
     yield {
         name: {
             role: np.array(
@@ -238,6 +232,37 @@ def sweep(
         }
         for name in emotions
     }
+
+
+def looked_at(
+    painter: Painter,
+    groups: Sequence[Sequence[Job]],
+    judges: Mapping[str, Any],
+    *,
+    batch_size: int | None = None,
+) -> Iterator[Step | list[tuple[Made, dict[str, Reading]]]]:
+    """Paint jobs, those of a group with the same params, and have every judge read each picture.
+
+    Yields a Step after every denoising step, and each batch as it is done: what was made and
+    {judge: reading}. Writes nothing.
+    """
+    from pipelines.session import Session, alone
+
+    session = Session(Path(), None, painter, judges.get("critic"), None, batch_size, "png")
+    session.total = sum(group[0].params.steps * len(group) for group in groups if group)
+    with alone(painter):
+        for group in filter(None, groups):
+            painter.check(group[0].params, init=False)
+            for event in session.painted(painter, list(group), None):
+                if isinstance(event, Step):
+                    yield event
+                    continue
+                pictures = [made.picture for made in event]
+                read = {role: judge.read(pictures) for role, judge in judges.items()}
+                yield [
+                    (made, {role: readings[i] for role, readings in read.items()})
+                    for i, made in enumerate(event)
+                ]
 
 
 def _check(emotions: Sequence[str], levels: int, seeds: int) -> None:
