@@ -53,6 +53,7 @@ class ImageParams(Params):
     keep_content: bool = knob(False, "change only light, colour and composition, add nothing")
     directions: bool = knob(True, "steer the prompt embeddings", advanced=True)
     lora: bool = knob(True, "use the emotion sliders, where there are any", advanced=True)
+    sliders: str = knob("", "folder of other sliders, as `affect train` writes them", advanced=True)
     critic_guidance: float = knob(
         0.0, "let the critic's gradient pull, in the middle steps",
         min=0.0, max=2.0, step=0.05, advanced=True,
@@ -66,7 +67,16 @@ class ImageParams(Params):
         min=0.0, max=1.0, step=0.05,
     )  # fmt: skip
     calibrated: bool = knob(True, "use the stored gain, so that .5 means half", advanced=True)
+    watermark: bool = knob(False, "hide a mark in the pixels that `affect verify` finds again")
     over: bool = knob(False, "allow intensities up to 1.5", advanced=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """As of all params; what came later and is not asked for is left out, as it was before."""
+        said = Params.to_json(self)
+        for later in ("watermark", "sliders"):  # or every finished picture would get another key
+            if not said[later]:
+                del said[later]
+        return said
 
 
 # Planning ----------------------------------------------------------------------------------------
@@ -109,6 +119,10 @@ def job_of(request: Request, defaults: Mapping[str, Any] | None) -> Job:
     params = ImageParams.parse(request.params, row.defaults)
     emotion = request.emotion.at(0.0)
     check_intensities(emotion.intensity, over=params.over)
+    if params.sliders:
+        from adapters.lora import LoraBank
+
+        LoraBank(params.sliders)  # A folder without any must be told before anything is painted.
     strange = set(request.inputs) - {"init"}
     if strange:
         msg = f"inputs: a picture takes init only, received {', '.join(sorted(strange))}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.emotion import CORE
-from pipelines import Backbone, Step
+from pipelines import Backbone, Step, watermark
 from pipelines.image import ImageParams, Job
 from pipelines.media import load_image
 from pipelines.selection import chosen_of, contenders, groups, judges, recorded, untold
@@ -209,7 +209,7 @@ class Session:
             each = (time.monotonic() - begun) / len(chunk)
             seen = painter.prompts(sittings, params)
             yield [
-                Made(job, picture, prompt, each)
+                Made(job, watermark.embed(picture) if params.watermark else picture, prompt, each)
                 for job, picture, prompt in zip(chunk, pictures, seen, strict=True)
             ]
 

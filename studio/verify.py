@@ -2,8 +2,10 @@
 
 A record in a file is a claim that anybody can write. What is checked: that the record is whole and
 its key is that of its request; that the bytes are those the ledger beside it knows; that content
-credentials hold, where there are any (pipelines.provenance). What cannot be checked is said to be
-so. `affect sign` writes a copy with content credentials under a certificate of the user's own.
+credentials hold, where there are any (pipelines.provenance); that the mark in the pixels is there
+or not (pipelines.watermark), which is left when a site has stripped the records. What cannot be
+checked is said to be so. `affect sign` writes a copy with content credentials under a certificate
+of the user's own.
 
 This file deliberately judges no picture: a file without a word about its making may be anything.
 """
@@ -43,6 +45,7 @@ class Report:
     ledger: str = "none beside it"
     consent: str = ""
     credentials: str = "none"
+    watermark: str = ""
     problems: list[str] = field(default_factory=list)
 
 
@@ -135,6 +138,8 @@ def examine(path: Path, anchors: Path | None = None) -> Report:
         report.problems.append(str(error))
         _check_credentials(path, anchors, "", report)
         return report
+    mark = _mark_in(path)
+    report.watermark = mark.text if mark else ""
     source = str(said.get("digital_source", ""))
     report.synthetic = source_word(source) or "not stated"
     if "affect" in said:
@@ -149,6 +154,8 @@ def examine(path: Path, anchors: Path | None = None) -> Report:
             weights = f", weights {request.weights[:12]}" if request.weights else ""
             report.made_by = f"affect-studio {version}: {request.backbone}{weights}"
             report.consent = consent_of(request)
+            if mark and request.params.get("watermark") is True and not mark.found:
+                report.problems.append(f"{path.name}: it was made with a watermark, it has none")
             kept = said["affect"].get("key") == request.key
             report.record = "whole" if kept else "altered: its key is not that of its request"
             if not kept:
@@ -157,11 +164,36 @@ def examine(path: Path, anchors: Path | None = None) -> Report:
                 report.problems.append(f"{path.name}: the mark as synthetic was taken away")
             report.ledger = in_ledger(path, report, request)
     signed = _check_credentials(path, anchors, source, report)
-    if "affect" not in said and not source and not signed:
+    if mark and mark.found and report.synthetic == "not stated":
+        report.synthetic = "made by a model, as its watermark says; its records were taken away"
+    elif "affect" not in said and not source and not signed:
         report.problems.append(
             f"{path.name}: says nothing about its making; it may have been made in any way"
         )
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    found: bool
+    text: str
+
+
+def _mark_in(path: Path) -> _Mark | None:
+    """What is found of the mark in a picture; None for what is no picture."""
+    from pipelines.media import FORMATS, MediaError, load_image
+    from pipelines.watermark import SURE, strength
+
+    if path.suffix.lower().removeprefix(".") not in FORMATS:
+        return None
+    try:
+        image = load_image(path)
+    except MediaError:  # too large to be decoded here; its records were read all the same
+        return _Mark(False, "not looked for: the picture cannot be decoded here")
+    found = strength(image)
+    if found >= SURE:
+        return _Mark(True, f"found (strength {found:.1f}; none has 0 ± 1; anybody can put one in)")
+    return _Mark(False, f"none found (strength {found:.1f}, told from {SURE:g} on)")
 
 
 _KINDS = ("png", "jpg", "jpeg", "webp", "wav", "flac", "mp3", "mp4", "mid")
