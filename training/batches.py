@@ -81,6 +81,7 @@ class Batches(Iterator[Batch]):
             )
             raise DataError(msg)
         self.dataset, self.batch = dataset, batch
+        self.digest = dataset.digest  # reads every sample: once is enough
         self.caption_dropout, self.rank, self.world = caption_dropout, rank, world
         self.listed = require(pipe, "lora").lists
         self.step = size_step(pipe)
@@ -147,7 +148,7 @@ class Batches(Iterator[Batch]):
             "seed": self.seed,
             "passes": self.passes,
             "position": self.position - self.rank,
-            "data": self.dataset.digest,
+            "data": self.digest,
             "batch": self.batch,
             "world": self.world,
         }

@@ -186,6 +186,26 @@ class ImageLora(Params):
     eight_bit: bool = knob(False, "Optimiser state in 8 bit; needs bitsandbytes.")
     convs: bool = knob(False, "Also adapt the convolutions of a UNet's resnets.")
     save_every: int = knob(100, "Steps between checkpoints.", min=1, max=1_000_000)
+    keep: int = knob(2, "Checkpoints that are kept, the newest.", min=1, max=1000)
+    sample_every: int = knob(
+        250, "Steps between strips of samples from strength -1 to 1; 0 is off.", min=0,
+        max=1_000_000,
+    )  # fmt: skip
+    sample_prompt: str = knob("", "What they show; an ordinary subject when not given.")
+    sample_steps: int = knob(20, "Steps they are painted in.", min=1, max=1000)
+    critic_every: int = knob(
+        0, "Steps between looks of a critic, which end a run that steers no better; 0 is off.",
+        min=0, max=1_000_000,
+    )  # fmt: skip
+    critic: str = knob("critic-image", "Who looks: a name or a folder.", advanced=True)
+    critic_seeds: int = knob(2, "Pictures of each strength at a look.", min=1, max=64,
+                             advanced=True)  # fmt: skip
+    patience: int = knob(
+        4, "Looks without a better one until the run ends.", min=1, max=1000, advanced=True
+    )
+    tracker: str = knob(
+        "", "tensorboard, trackio, wandb or none; TensorBoard where it is installed."
+    )
     cache: str = knob("", "Folder of cached latents and text states; in OUT when not given.")
     device: str = _device()
     seed: int = _seed()

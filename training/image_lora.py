@@ -19,8 +19,6 @@ training.folder; the model is called as its own pipeline calls it (training.repl
 from __future__ import annotations
 
 import json
-import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,27 +26,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
 from torch import nn
 
+from adapters.content import slider_prompts
+from adapters.critic import load_critic
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
 from adapters.files import replacing
 from adapters.metrics import bootstrap
 from adapters.slider_file import write_slider
 from training.batches import Batches
+from training.checkpoints import Checkpoints
 from training.config import ImageLora, core_emotions
 from training.denoising import Answers, DenoisingLoss
+from training.fit import Together, fit
 from training.folder import Dataset
-from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint, stopping
+from training.loop import Log
+from training.sample_strip import Looks, Sampler
 from training.student import student
+from training.tracking import Tracker, checked_name
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the recipe changes what the same settings would produce."""
 FACTS = "training.json"
-_FREE = ("data", "out", "cache", "device", "steps", "rate", "save_every", "checkpointing")
-# Settings that a resumed run may change: where things lie, how long, how fast.
+_FREE = ("data", "out", "cache", "device", "steps", "rate", "save_every", "checkpointing", "keep",
+         "sample_every", "sample_prompt", "sample_steps", "critic_every", "critic", "critic_seeds",
+         "patience", "tracker")  # fmt: skip
+# Settings that a resumed run may change: where things lie, how long, how fast, what is looked at.
 _LEVELS = 4  # noise levels at which every held-out picture is read
 _MOST_HELD = 64  # held-out batches, so that a look takes seconds
 _TRAIN, _HELD = "train", "held"
@@ -69,10 +75,12 @@ class Plan:
     held: Batches | None
     generator: torch.Generator
     call: Mapping[str, Any]
+    together: Together
 
     def lines(self) -> list[str]:
         """Lines for people: pictures, buckets, steps, trainable parameters, memory."""
-        count, a_step = len(self.batches.dataset), self.settings.batch * self.settings.accumulate
+        count, world = len(self.batches.dataset), self.together.world
+        a_step = self.settings.batch * self.settings.accumulate * world
         passes = self.settings.steps * a_step / count
         part = require(self.pipe, "lora").denoiser
         with _fresh(self, torch.Generator()) as (parameters, _):
@@ -89,7 +97,8 @@ class Plan:
             f"{count} pictures, {len(self.held.dataset) if self.held else 0} held out; "
             f"adapters: {', '.join(self.emotions)}",
             *self.batches.describe(),
-            f"{self.settings.steps} steps of {a_step} pictures: {passes:.1f} passes",
+            f"{self.settings.steps} steps of {a_step} pictures: {passes:.1f} passes"
+            + (f", on {world} processes" if world > 1 else ""),
             f"{adapted:,} trainable parameters in the {part}",
             f"memory: {fixed / 2**20:.0f} MB of weights, {adapted * each / 2**20:.0f} MB of "
             "adapters and optimiser, and the activations",
@@ -105,6 +114,7 @@ def prepare(
     ordinary: Dataset | None = None,
     call: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Plan:
     """Everything that can be refused is refused here; nothing is encoded or written.
 
@@ -116,13 +126,16 @@ def prepare(
         ordinary: regularisation pictures; what they are labelled as does not matter.
         call: further arguments of the pipeline call.
         options: further arguments of its `encode_prompt`, such as max_sequence_length.
+        accelerator: of a run in several processes; one is made when none is given.
 
     Raises:
+        TrackerError: a tracker that is not there.
         LoraError: no picture shows an emotion that was asked for.
         DataError: no pictures, a resolution that does not fit the model.
         FamilyError: a pipeline that takes no LoRA.
     """
     require(pipe, "lora")
+    checked_name(settings.tracker)
     asked = core_emotions(settings.emotions)
     train = dataset.of(_TRAIN)
     shown = [name for k, name in enumerate(CORE) if len(train) and train.states[:, k].max() > 0]
@@ -146,9 +159,11 @@ def prepare(
         "cache": Path(settings.cache) if settings.cache else out / ".cache",
         "options": options,
     }
+    together = Together(accelerator or Accelerator())
     batches = Batches(
         replace(dataset, samples=tuple(samples)), pipe, generator=generator,
-        caption_dropout=settings.caption_dropout, **given,
+        caption_dropout=settings.caption_dropout, rank=together.rank, world=together.world,
+        **given,
     )  # fmt: skip
     columns = [CORE.index(name) for name in emotions]
     told = [s for s in dataset.of(_HELD) if s.state[columns].max() > 0]
@@ -156,7 +171,7 @@ def prepare(
     if told:
         fixed = torch.Generator().manual_seed(settings.seed + 1)
         held = Batches(replace(dataset, samples=tuple(told)), pipe, generator=fixed, **given)
-    return Plan(pipe, settings, emotions, batches, held, generator, dict(call or {}))
+    return Plan(pipe, settings, emotions, batches, held, generator, dict(call or {}), together)
 
 
 def _own_resolution(pipe: Any) -> int:
@@ -186,7 +201,7 @@ def train(
     out: Path | str,
     *,
     base: str = "",
-    resume: bool = False,
+    resume: str | bool = False,
     tell: Callable[[str], None] = lambda line: None,
     loss_of: Callable[..., Any] = DenoisingLoss,
     start: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
@@ -194,79 +209,142 @@ def train(
     """Train, write `out/<emotion>.safetensors` and return the figures.
 
     Args:
-        plan: of `prepare`; its pipeline is restored afterwards.
-        out: folder of the adapters; a run that was stopped leaves `.checkpoint` there.
+        plan: of `prepare`; its pipeline is restored afterwards. In a run of several processes each
+            has its own, and the main one alone writes and tells.
+        out: folder of the adapters; a run that was stopped leaves `.checkpoint` there. Besides:
+            `log.jsonl` with a line a step, `samples/` and, with TensorBoard, `tensorboard/`.
         base: name of the backbone, for whoever reads the files.
-        resume: go on with a checkpoint of the same pictures and settings where there is one.
+        resume: the checkpoint to go on with, of the same pictures and settings: "latest" (or True)
+            where there is one, the number of a step, or a folder.
         tell: takes lines about progress.
         loss_of: another loss with the arguments, `learn` and `held` of DenoisingLoss.
         start: matrices of an adapter to begin with, {emotion: {"<module>.lora_A.weight": ...}}.
 
     Raises:
-        LoraError: a loss that is no number, a disk that is full, a checkpoint of other settings;
-            what was learned until then is kept in the checkpoint.
+        LoraError: a disk that is full, a checkpoint of other settings.
+        FitError, CheckpointError: a loss that is no number, a checkpoint that cannot be written or
+            is not there; what was learned until then is kept.
         KeyboardInterrupt: after the step in progress has been kept.
     """
-    out = Path(out)
-    checkpoint, settings, pipe = out / ".checkpoint", plan.settings, plan.pipe
+    try:
+        return _train(plan, Path(out), base, "latest" if resume is True else resume or None,
+                      tell if plan.together.main else lambda line: None, loss_of, start or {},
+                      )  # fmt: skip
+    except OSError as error:
+        msg = (
+            f"out: {error.filename or out} cannot be written ({error.strerror or error}); the last "
+            "checkpoint is kept: make room and pass --resume latest"
+        )
+        raise LoraError(" ".join(msg.split())) from error
+
+
+def _train(
+    plan: Plan,
+    out: Path,
+    base: str,
+    resume: str | None,
+    tell: Callable[[str], None],
+    loss_of: Callable[..., Any],
+    begun: Mapping[str, Mapping[str, torch.Tensor]],
+) -> dict[str, Any]:
+    settings, pipe, together = plan.settings, plan.pipe, plan.together
+    checkpoints = Checkpoints(out / ".checkpoint", settings.keep)
     facts = {
         "recipe": RECIPE,
         "model": model_digest(pipe),
-        "pictures": plan.batches.dataset.digest,
+        "pictures": plan.batches.digest,
         "adapters": list(plan.emotions),
         **{k: v for k, v in settings.to_json().items() if k not in _FREE},
     }
-    _check_out(out, checkpoint, facts, resume=resume)
+    _check_out(out, checkpoints, facts, resume)
     row = require(pipe, "lora")
     denoiser = getattr(pipe, row.denoiser)
-    made = plan.batches.prepare(tell) + (plan.held.prepare(tell) if plan.held else 0)
+    made = plan.batches.prepare(tell)
+    if plan.held is not None and together.main:
+        made += plan.held.prepare(tell)
+    together.wait()
     tell(f"{made} latents and text states encoded, the others are kept from before")
     sizes = {how.bucket for batches in _all(plan) for how in batches.fits}
     ask = Answers(pipe, sizes, plan.call, bf16=settings.bf16)
     columns = [CORE.index(name) for name in plan.emotions]
+    tracker = Tracker(settings.tracker, out, facts)
     with _fresh(plan, plan.generator) as (parameters, weigh), _recomputing(denoiser, settings):
-        for emotion, tensors in (start or {}).items():
+        for emotion, tensors in begun.items():
             set_peft_model_state_dict(denoiser, dict(tensors), adapter_name=_adapter(emotion))
         loss = loss_of(pipe, ask, weigh, columns, min_snr=settings.min_snr, hold=settings.hold)
         before = held_losses(loss, plan.held)
-        step = _fit(loss, plan, parameters, checkpoint, facts, Log(out / "log.jsonl",
-                    settings.batch * settings.accumulate), tell)  # fmt: skip
+        log = Log(out / "log.jsonl", settings.batch * settings.accumulate * together.world,
+                  quiet=True)  # fmt: skip
+        looks = _looks(plan, out, weigh, base, tracker, tell) if together.main else None
+        try:
+            step = fit(
+                loss, plan.batches, parameters, make_optimizer(parameters, settings), settings,
+                together=together, checkpoints=checkpoints, resume=resume, facts=facts, log=log,
+                looks=looks, generator=plan.generator, tell=tell,
+            )  # fmt: skip
+        finally:
+            tracker.finish()
         after = held_losses(loss, plan.held)
         figures = {"steps": step, **_figures(before, after)}
-        for emotion in plan.emotions:
-            tensors = get_peft_model_state_dict(denoiser, adapter_name=_adapter(emotion))
-            halved = {key: value.half() for key, value in tensors.items()}
-            about = {"emotion": emotion, "backbone": base, **facts, **figures}
-            write_slider(out / f"{emotion}.safetensors", row.denoiser, halved, about)
-    with replacing(out / FACTS) as path:
-        path.write_text(json.dumps({**facts, **figures, "backbone": base}, indent=1) + "\n")
-    shutil.rmtree(checkpoint, ignore_errors=True)
+        if together.main:
+            for emotion in plan.emotions:
+                tensors = get_peft_model_state_dict(denoiser, adapter_name=_adapter(emotion))
+                halved = {key: value.half() for key, value in tensors.items()}
+                about = {"emotion": emotion, "family": row.name, "backbone": base, **facts,
+                         **figures}  # fmt: skip
+                write_slider(out / f"{emotion}.safetensors", row.denoiser, halved, about)
+    if together.main:
+        with replacing(out / FACTS) as path:
+            path.write_text(json.dumps({**facts, **figures, "backbone": base}, indent=1) + "\n")
+        checkpoints.clear()
+    together.wait()
     return {**figures, "adapters": list(plan.emotions), "path": str(out)}
+
+
+def _looks(
+    plan: Plan, out: Path, weigh: Any, base: str, tracker: Tracker, tell: Callable[[str], None]
+) -> Looks:
+    """What is painted and read on the way."""
+    settings = plan.settings
+    words = "image-tiny" if "image-tiny" in base else "rich"
+    prompt = settings.sample_prompt or slider_prompts(plan.emotions[0], words)[0][2]
+    side = settings.resolution or _own_resolution(plan.pipe)
+    call = {"height": side, "width": side, **plan.call}
+    sampler = Sampler(plan.pipe, plan.emotions, weigh, prompt, settings.sample_steps, call)
+    critic = load_critic(settings.critic) if settings.critic_every else None
+    return Looks(sampler, out, settings, tracker, tell, critic)
 
 
 def _all(plan: Plan) -> list[Batches]:
     return [plan.batches] if plan.held is None else [plan.batches, plan.held]
 
 
-def _check_out(out: Path, checkpoint: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
+def _check_out(
+    out: Path, checkpoints: Checkpoints, facts: Mapping[str, Any], resume: str | None
+) -> None:
     if out.exists() and not out.is_dir():
         msg = f"out: {out} is a file; name a folder"
         raise LoraError(msg)
-    if checkpoint.exists() and not resume:
-        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+    stopped = checkpoints.steps()
+    if stopped and not resume:
+        msg = (
+            f"out: {out} holds a run that was stopped; pass --resume latest to go on, or another "
+            "--out"
+        )
         raise LoraError(msg)
-    if (out / FACTS).exists() and not checkpoint.exists():
+    if (out / FACTS).exists() and not stopped:
         msg = f"out: {out} holds finished adapters; name another folder"
         raise LoraError(msg)
-    meta = checkpoint / "meta.json"
-    if meta.is_file():
-        found = json.loads(meta.read_text(encoding="utf-8")).get("facts", {})
-        if changed := sorted(key for key in facts if found.get(key) != facts[key]):
-            msg = (
-                f"out: the stopped run had other {', '.join(changed)}; give the same ones, or "
-                "another --out"
-            )
-            raise LoraError(msg)
+    path = checkpoints.find(resume) if resume else None
+    if path is None:
+        return
+    found = checkpoints.meta(path).get("facts", {})
+    if changed := sorted(key for key in facts if found.get(key) != facts[key]):
+        msg = (
+            f"out: the stopped run had other {', '.join(changed)}; give the same ones, or "
+            "another --out"
+        )
+        raise LoraError(msg)
 
 
 class _recomputing:
@@ -318,83 +396,6 @@ def _figures(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> dict[
         "gain": float(gain.mean()),
         "gain_interval": [low, high],
     }
-
-
-def _fit(
-    loss: DenoisingLoss,
-    plan: Plan,
-    parameters: Sequence[nn.Parameter],
-    checkpoint: Path,
-    facts: Mapping[str, Any],
-    log: Log,
-    tell: Callable[[str], None],
-) -> int:
-    """The loop over optimiser steps; parameters end as they are to be written."""
-    settings, batches, generator = plan.settings, plan.batches, plan.generator
-    optimizer = make_optimizer(parameters, settings)
-    modules = {"adapters": nn.ParameterList(parameters)}
-    averages = {"adapters": Average(modules["adapters"], settings.ema)} if settings.ema else {}
-    saved = (modules, averages, optimizer, generator)
-    step = load_checkpoint(checkpoint, *saved)
-    if step:
-        meta = json.loads((checkpoint / "meta.json").read_text(encoding="utf-8"))
-        batches.load_state_dict(meta["batches"])
-        tell(f"resumed at step {step}")
-
-    constant = batches.state_dict()  # its digest reads every sample: once is enough
-
-    def place() -> dict[str, Any]:
-        moved = {"passes": batches.passes, "position": batches.position - batches.rank}
-        return {**constant, **moved}
-
-    def keep(position: Mapping[str, Any]) -> None:
-        try:
-            save_checkpoint(
-                checkpoint, step, *saved, meta={"facts": dict(facts), "batches": dict(position)}
-            )
-        except (OSError, SafetensorError) as error:
-            msg = (
-                f"checkpoint: step {step} cannot be written to {checkpoint.parent} ({error}); the "
-                "one before is kept: make room and pass --resume"
-            )
-            raise LoraError(msg.replace("\n", " ")) from error
-
-    with stopping() as stopped:
-        while step < settings.steps:
-            position, drawn = place(), generator.get_state()
-            for group in optimizer.param_groups:
-                warmup = max(1, settings.steps // 20)
-                group["lr"] = cosine(step, settings.steps, settings.rate, warmup)
-            whole = True
-            for _ in range(settings.accumulate):
-                parts = loss.learn(next(batches), generator, 1 / settings.accumulate)
-                log.add(**{k: v for k, v in parts.items() if math.isfinite(v)})
-                whole = whole and all(math.isfinite(value) for value in parts.values())
-            if not (whole and math.isfinite(nn.utils.clip_grad_norm_(parameters, 1.0))):
-                generator.set_state(drawn)
-                keep(position)
-                msg = (
-                    f"loss: no number at step {step + 1}; the state before it is kept in "
-                    f"{checkpoint.parent}: pass --resume with a lower --rate than "
-                    f"{settings.rate:g}, or start again without --bf16"
-                )
-                raise LoraError(msg)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            for average in averages.values():
-                average.update(modules["adapters"], step)
-            if step % 25 == 0 or step == settings.steps:
-                log.report(step)
-            if stopped():
-                keep(place())
-                tell(f"stopped at step {step}; pass --resume to go on")
-                raise KeyboardInterrupt
-            if step % settings.save_every == 0 and step < settings.steps:
-                keep(place())
-    for average in averages.values():
-        modules["adapters"].load_state_dict(average.state)
-    return step
 
 
 def make_optimizer(

@@ -14,12 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from adapters.files import replacing
 
 
 class Average:
@@ -128,20 +130,22 @@ def _by_prefix(
 
 
 @contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
+def stopping(deaf: float = 0.0) -> Iterator[Callable[[], bool]]:
     """While open, Ctrl-C and the signal to end wait for a whole step; yields whether one came.
 
-    A second one ends at once. Outside the main thread, which alone gets signals, nothing changes.
+    A second one ends at once, unless it comes within `deaf` seconds: a launcher of several
+    processes passes on the Ctrl-C that the terminal has sent to each of them already. Outside the
+    main thread, which alone gets signals, nothing changes.
     """
-    came: list[int] = []
+    came: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
     def note(number: int, frame: object) -> None:
-        if came:
+        if came and time.monotonic() - came[0] >= deaf:
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(time.monotonic())
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -152,10 +156,13 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 
 class Log:
-    """Append one JSON line per report to `path` and echo it: step, loss, samples per second."""
+    """Append one JSON line per report to `path` and echo it: step, loss, samples per second.
 
-    def __init__(self, path: Path, batch: int) -> None:
-        self.path, self.batch = path, batch
+    quiet: nothing is echoed and no digit left out, for curves with a line a step.
+    """
+
+    def __init__(self, path: Path, batch: int, *, quiet: bool = False) -> None:
+        self.path, self.batch, self.quiet = path, batch, quiet
         self.started = time.perf_counter()
         self.sums: dict[str, list[float]] = {}
         self.step = 0
@@ -166,15 +173,33 @@ class Log:
             number = value.item() if isinstance(value, torch.Tensor) else value
             self.sums.setdefault(name, []).append(number)
 
-    def report(self, step: int) -> None:
-        """Write the means since the last report."""
+    def report(self, step: int) -> dict[str, float]:
+        """Write the means since the last report, and return them."""
         now = time.perf_counter()
         line: dict[str, float] = {"step": step}
-        line |= {name: round(sum(all_) / len(all_), 5) for name, all_ in self.sums.items()}
+        means = {name: sum(all_) / len(all_) for name, all_ in self.sums.items()}
+        line |= means if self.quiet else {name: round(value, 5) for name, value in means.items()}
         rate = (step - self.step) * self.batch / (now - self.started) if self.step else 0.0
         line["samples_per_second"] = round(rate, 2)
         self.started, self.sums, self.step = now, {}, step
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        if not self.quiet:
+            print(json.dumps(line), flush=True)
+        return line
+
+    def rewind(self, step: int) -> None:
+        """Take out what was written after `step`: a run that was killed goes on from there.
+
+        Half a line, which a kill may leave, is taken out too.
+        """
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            with suppress(ValueError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        with replacing(self.path) as fresh:
+            fresh.write_text("".join(kept))
