@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 SURE = 6.0
-"""Strength from which a mark is told. A picture without one has strength N(0, 1): the largest of
-10,375 pictures and photographs was 4.3; Hoeffding's bound for a key drawn by chance is 2e-8."""
+"""Strength from which a mark is told. A picture without one has N(0, 1): of 10,378 paintings and
+photographs the largest was 3.5; Hoeffding's bound for a key drawn by chance is 2e-8."""
 WANTED = 8.0  # strength after the damage below; real codecs took up to 1.5 more
 SIDE = 64  # of the grid; a picture of 128 pixels still has it at half its size
 _RINGS = range(4, 61)  # frequencies: below is the composition, above what scaling takes first
