@@ -17,13 +17,15 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from studio.examples import taught
+
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
 # verb: (module:function of that file that returns a typer app, one line of help, help panel)
 VERBS: dict[str, tuple[str, str, str]] = {
     "make": (
         "studio.make:app",
-        "Make media with an emotion: image, music, voice, portrait.",
+        "Make an image, music, voice, portrait, video or film.",
         "Make",
     ),
     "batch": ("studio.batch:app", "Many takes from a manifest (JSONL, CSV); --resume.", "Make"),
@@ -71,6 +73,7 @@ class LazyGroup(TyperGroup):
             module, attribute = VERBS[name][0].split(":")
             command = typer.main.get_command(getattr(import_module(module), attribute)())
             command.name = name
+            command = taught(command, name)
         return name, command, rest
 
 
@@ -93,7 +96,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Say an emotion, get media that a critic agrees with.",
-    epilog='Start with: affect make image "a mountain lake" --emotion "sadness 0.8"',
+    epilog='Start with: affect make image "a mountain lake" --emotion "sadness .8"\n\n'
+    "Then with --help after any verb: what it takes, and a line to copy.\n\n"
+    "An emotion is one of happiness, excitement, amusement, contentment, love, awe, surprise, "
+    "anger, disgust, fear, sadness, boredom with 0 to 1; a mixture (joy .6 + fear .2); a point "
+    "(v=-.7 a=.3); a course (0s calm .5; 8s fear .9); or a quoted sentence.",
 )
 
 
