@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 
 from studio import making
+from studio.actions import DEVICE, felt
 from studio.run import fresh_seed
-from studio.tabs import DEVICE, felt
 
 MAKES = ("image", "music", "video")
 """Modalities that words alone can make."""

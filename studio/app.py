@@ -48,10 +48,11 @@ def build_app(out: Path, *, public: bool = True) -> Any:
 
     public: offer the text-only functions of `studio.api` to programs.
     """
+    from studio.actions import add_use_as
     from studio.api import add_api
     from studio.gallery import gallery_tab
     from studio.scenes import film_tab
-    from studio.tabs import add_use_as, grid_tab, media_tabs
+    from studio.tabs import grid_tab, media_tabs
     from studio.training_tab import training_tab
 
     with gr.Blocks(
@@ -69,14 +70,22 @@ def build_app(out: Path, *, public: bool = True) -> Any:
             with wide, gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 media = media_tabs(panel, out)
                 grid_tab(panel, out)
-                film_tab(panel, out)
+                film = film_tab(panel, out)
                 training_tab(out)
                 gallery = gallery_tab(panel, out)
-        add_use_as(tabs, media, gallery, out)
+        add_use_as(tabs, media, (film, gallery), out)
+        page.unload(_left)
         if public:
             add_api(out)
     page.queue(max_size=16, default_concurrency_limit=1, api_open=True)
     return page
+
+
+def _left(request: gr.Request) -> None:
+    """A browser tab was closed: nobody waits for what it had asked for."""
+    from studio.making import leave
+
+    leave(request.session_hash or "")
 
 
 def _panel() -> Panel:

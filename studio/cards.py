@@ -8,8 +8,10 @@ person feels.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
+import io
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -144,6 +146,12 @@ def progress(text: str, share: float | None = None, notes: Sequence[str] = ()) -
     )
 
 
+def log(lines: Sequence[str]) -> str:
+    """The last lines of what a run says."""
+    text = html.escape("\n".join(line[:300] for line in lines))
+    return f'<pre class="log" tabindex="0" aria-label="Log">{text}</pre>' if text else ""
+
+
 def failed(error: BaseException) -> str:
     """One line that says what is wrong."""
     text = html.escape(" ".join(str(error).split())[:600] or type(error).__name__)
@@ -158,6 +166,17 @@ def step_text(step: Step, doing: str) -> str:
     if step.eta is not None:
         parts.append(f"about {max(round(step.eta), 1)} s left")
     return ", ".join(parts)
+
+
+def sketch(picture: Any) -> str:
+    """A preview inside the page itself: no file is written for what is gone in a second."""
+    place = io.BytesIO()
+    picture.convert("RGB").save(place, "WEBP", quality=80)
+    data = base64.b64encode(place.getvalue()).decode()
+    return (
+        '<figure class="sketch"><img alt="What it is becoming" '
+        f'src="data:image/webp;base64,{data}"><figcaption>what it is becoming</figcaption></figure>'
+    )
 
 
 def shown_files(take: Take) -> dict[str, str | None]:

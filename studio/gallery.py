@@ -6,9 +6,7 @@ know how a take is made.
 
 from __future__ import annotations
 
-import secrets
-import shutil
-from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,17 @@ import gradio as gr
 from adapters.emotion import CORE
 from pipelines.drawing import COLOURS
 from studio import cards
+from studio.actions import wire_actions, wire_favourite, wire_stop
 from studio.affect_pad import script
 from studio.library_index import Entry, Library, Search
-from studio.results import Result, result_area, shown
+from studio.results import OFFERS, Result, result_area, shown, values
 from studio.run import PANELS
-from studio.tabs import wire_remake
 
 PAGE = 48
 ON_MAP = 1000  # dots; more are a cloud
+EXPORTS = "exports"
+"""Folder within the out folder that takes are copied to."""
+_STAGE = ("picture", "slider", "film", "sound", "figure", "actions")
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -58,34 +59,41 @@ def gallery_tab(panel: Any, out: Path) -> Result:
         with gr.Accordion("Map of valence and arousal", open=False):
             chart = map_view(elem_id="map", label="Map")
         keys, pinned, undo_token = gr.State([]), gr.State(""), gr.State("")
-        result = result_area("gallery")
-        with gr.Row():
-            again = gr.Button("Remake with this emotion", size="sm", min_width=110)
-            other = gr.Button("Remake with a new seed", size="sm", min_width=110)
-            stop = gr.Button("Stop", size="sm", variant="stop", interactive=False, min_width=60)
-        with gr.Row():
-            like = gr.Button("Favourite", size="sm", min_width=80)
-            compare = gr.Button("Compare with next", size="sm", min_width=110)
-            export = gr.DownloadButton("Export found", size="sm", min_width=90)
-            delete = gr.Button("Delete", size="sm", variant="stop", min_width=70)
-            undo = gr.Button("Undo", size="sm", interactive=False, min_width=60)
+        many = gr.State(PAGE)
+        more = gr.Button("Show more", size="sm", visible=False, elem_id="more-gallery")
+        result = result_area("gallery", tuple(OFFERS))
+        with gr.Row(elem_classes="actions"):
+            compare = gr.Button("Compare with …", size="sm", min_width=90, elem_id="compare")
+            delete = gr.Button("Delete", size="sm", min_width=70, elem_id="delete")
+            undo = gr.Button("Undo delete", size="sm", interactive=False, min_width=70,
+                             elem_id="undo")  # fmt: skip
+            export = gr.Button("Export all found", size="sm", min_width=90, elem_id="export")
+            stop = gr.Button("Stop", size="sm", interactive=False, min_width=60,
+                             elem_id="stop-gallery")  # fmt: skip
+        copies = gr.File(label="Copies", file_count="multiple", visible=False, interactive=False,
+                         elem_id="copies", height=160)  # fmt: skip
         beside = gr.HTML("", elem_id="beside")
-    search_in = [words, emotion, modality, liked, order, panel.text]
-    search_out = [grid, keys, chart, found]
+    filters = [words, emotion, modality, liked, order, panel.text]
+    search_in = [many, *filters]
+    search_out = [grid, keys, chart, found, more]
 
-    def look(*given: Any) -> list[Any]:
+    def look(many: int, *given: Any) -> list[Any]:
         try:
             entries = _entries(out, *given)
         except ValueError as error:
-            return [gr.skip(), gr.skip(), gr.skip(), cards.failed(error)]
+            return [gr.skip(), gr.skip(), gr.skip(), cards.failed(error), gr.skip()]
         library = Library(out)
         total = library.count(_search(*given))
-        first = entries[:PAGE]
-        text = f"{total} takes" + (f", the first {PAGE} shown" if total > PAGE else "")
+        first = entries[: min(max(int(many), PAGE), ON_MAP)]
+        text = f"{total} take" + ("" if total == 1 else "s")
+        text += f", the first {len(first)} shown" if total > len(first) else ""
+        if not total:
+            searched = any(one for one in given[:4] if one not in ("any", ""))
+            text = "No take is like that." if searched else "Nothing made yet; the tabs make it."
         pictures = [(_thumbnail(library, one), _caption(one)) for one in first]
         return [
             pictures, [one.key for one in entries], {"dots": [_dot(one) for one in entries]},
-            cards.progress(text),
+            cards.progress(text), gr.update(visible=len(first) < len(entries)),
         ]  # fmt: skip
 
     def show(keys: list[str], index: int, pinned: str) -> list[Any]:
@@ -96,11 +104,13 @@ def gallery_tab(panel: Any, out: Path) -> Result:
         try:
             take = Take.read(Library(out).find(keys[index]).path)
         except (ValueError, OSError) as error:
-            return [cards.failed(error), *[gr.skip()] * (len(result.all))]
+            return [*values(told=cards.failed(error)), gr.skip()]
         picture = cards.shown_files(take)["picture"]
-        values = shown(take, cards.progress(take.request.prompt or take.request.modality),
-                       [picture] if picture else [])  # fmt: skip
-        return [*values, _compared(out, pinned, take, values)]
+        pair, card = _compared(out, pinned, take)
+        if not all(pair):
+            pair = (cards.served(cards.before_of(take)), picture)
+        told = cards.progress(take.request.prompt or PANELS.get(take.request.modality, "A take"))
+        return [*shown(take, told, [picture] if picture else [], pair), card]
 
     def chosen(event: gr.SelectData, keys: list[str], pinned: str) -> list[Any]:
         return show(keys, int(event.index), pinned)
@@ -110,29 +120,21 @@ def gallery_tab(panel: Any, out: Path) -> Result:
         return show(keys, index if isinstance(index, int) else -1, pinned)
 
     def pin(key: str) -> tuple[str, str]:
-        return key, cards.progress("Now choose another take." if key else "Choose a take first.")
+        told = "Now choose another take above: both are shown." if key else "Choose a take first."
+        return key, cards.progress(told)
 
-    def favour(key: str) -> str:
-        if not key:
-            return cards.progress("Choose a take first.")
-        library = Library(out)
-        entry = library.find(key)
-        library.favour(entry, favourite=not entry.favourite)
-        return cards.progress("No longer a favourite." if entry.favourite else "A favourite.")
-
-    def remove(key: str) -> tuple[Any, ...]:
+    def remove(key: str) -> list[Any]:
         from studio.library_files import delete as to_trash
 
         if not key:
-            return cards.progress("Choose a take first."), "", gr.skip(), ""
+            told = cards.progress("Choose a take first.")
+            return [*values(told=told), gr.skip(), gr.skip(), gr.skip()]
         library = Library(out)
         token = to_trash(library, [library.find(key)])
-        return (
-            cards.progress("Deleted; Undo brings it back."),
-            token,
-            gr.update(interactive=True),
-            "",
-        )
+        hidden = {name: gr.update(visible=False) for name in _STAGE}
+        told = cards.progress("Deleted; Undo delete brings it back.")
+        emptied = values(told=told, card="", key="", **hidden)
+        return [*emptied, token, gr.update(interactive=True), ""]
 
     def restore(token: str) -> tuple[Any, ...]:
         from studio.library_files import undo as from_trash
@@ -143,32 +145,41 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             return cards.failed(error), "", gr.skip()
         return cards.progress("Back again."), "", gr.update(interactive=False)
 
-    def copy(*given: Any) -> Any:
+    def copy(*given: Any) -> list[Any]:
         from studio.library_files import export as copy_out
 
         entries = _entries(out, *given)
         if not entries:
-            return None
-        folder = Path(cards.served_folder()) / secrets.token_hex(8)
-        copy_out(Library(out), entries, folder / "takes")
-        return shutil.make_archive(str(folder / "affect-takes"), "zip", folder / "takes")
+            return [cards.progress("Nothing is found, so nothing is copied."), gr.skip()]
+        folder = out / EXPORTS / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        manifest, remarks = copy_out(Library(out), entries, folder)
+        files = [cards.served(one) for one in (manifest, *(x.path for x in entries[:PAGE]))]
+        told = f"{len(entries)} copied to {folder.relative_to(out.parent)}."
+        return [cards.progress(told, None, remarks), gr.update(value=files, visible=True)]
+
+    def from_start(*given: Any) -> list[Any]:
+        return [PAGE, *look(PAGE, *given)]
 
     for trigger in (words.submit, emotion.input, modality.input, liked.input, order.input,
                     tab.select):  # fmt: skip
-        trigger(look, search_in, search_out, **QUIET)
+        trigger(from_start, filters, [many, *search_out], **QUIET)
+    more.click(lambda shown: shown + PAGE, many, many, **QUIET).then(
+        look, search_in, search_out, **QUIET
+    )
     outputs = [*result.all, beside]
     grid.select(chosen, [keys, pinned], outputs, **QUIET)
     chart.input(on_map, [chart, keys, pinned], outputs, **QUIET)
     compare.click(pin, result.key, [pinned, result.told], **QUIET)
-    like.click(favour, result.key, result.told, **QUIET).then(look, search_in, search_out, **QUIET)
-    delete.click(remove, result.key, [result.told, undo_token, undo, result.key], **QUIET).then(
+    wire_favourite(out, result).then(look, search_in, search_out, **QUIET)
+    delete.click(remove, result.key, [*result.all, undo_token, undo, beside], **QUIET).then(
         look, search_in, search_out, **QUIET
     )
     undo.click(restore, undo_token, [result.told, undo_token, undo], **QUIET).then(
         look, search_in, search_out, **QUIET
     )
-    export.click(copy, search_in, export, **QUIET)
-    wire_remake(again, other, stop, panel, out, result)
+    export.click(copy, filters, [result.told, copies], **QUIET)
+    wire_stop(stop, result, "gallery")
+    wire_actions(stop, panel, out, result, "gallery")
     return result
 
 
@@ -207,17 +218,20 @@ def _dot(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _compared(out: Path, pinned: str, take: Any, values: Sequence[Any]) -> str:
-    """The card of the take that was pinned; a pair of pictures goes into the slider."""
+def _compared(out: Path, pinned: str, take: Any) -> tuple[tuple[str | None, str | None], str]:
+    """Both pictures and the card of the take that was pinned; nothing where there is none."""
     from pipelines.take import Take
 
     if not pinned or pinned == take.request.key:
-        return ""
+        return (None, None), ""
     try:
         other = Take.read(Library(out).find(pinned).path)
     except (ValueError, OSError):
-        return ""
-    pair = (cards.shown_files(other)["picture"], cards.shown_files(take)["picture"])
-    if all(pair):
-        values[2].update(value=pair, visible=True)
-    return f"<p>Compared with</p>{cards.score_card(other)}"
+        return (None, None), ""
+    pair = tuple(cards.shown_files(one)["picture"] or _course(one) for one in (other, take))
+    return (pair[0], pair[1]), f"<p>Left, compared with:</p>{cards.score_card(other)}"
+
+
+def _course(take: Any) -> str | None:
+    """Of what is heard or moves, the figure: two courses can be laid over each other."""
+    return cards.shown_files(take)["figure"]

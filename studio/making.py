@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXT = {"image": "png", "music": "mid"}
 _stopping: set[str] = set()
+_running: set[str] = set()
 _lock = threading.Lock()
 loading = threading.Lock()
 """Held while the libraries are first imported: theirs are lazy, and two threads that import them
@@ -32,7 +33,7 @@ at once find names missing ("cannot import name 'ConfigMixin' from 'diffusers'")
 
 
 def stop(session: str) -> None:
-    """Let the run of a session end within one step."""
+    """Let a run end within one step. session: of a browser tab, a colon, a part of its page."""
     with _lock:
         _stopping.add(session)
 
@@ -49,10 +50,30 @@ def wait_until_loaded() -> None:
         pass
 
 
+def leave(session: str) -> None:
+    """End all runs of a browser tab that was closed, and forget it."""
+    with _lock:
+        mine = {one for one in _running if one.partition(":")[0] == session}
+        _stopping.difference_update([x for x in _stopping if x.partition(":")[0] == session])
+        _stopping.update(mine)
+
+
 def is_stopping(session: str) -> bool:
-    """Whether the session asked to stop."""
+    """Whether a run was asked to stop."""
     with _lock:
         return session in _stopping
+
+
+@contextmanager
+def running(session: str) -> Iterator[None]:
+    """A run is under way, and can be ended when its browser tab is closed."""
+    with _lock:
+        _running.add(session)
+    try:
+        yield
+    finally:
+        with _lock:
+            _running.discard(session)
 
 
 def made(
@@ -63,6 +84,7 @@ def made(
     best_of: int | None = None,
     batch_size: int | None = None,
     ext: str | None = None,
+    **options: Any,
 ) -> Generator[Step | Take, None, None]:
     """Make requests, event by event, until all are made or the session asks to stop.
 
@@ -74,9 +96,11 @@ def made(
     modality = requests[0].modality
     events = generate(
         requests, out_dir=out, best_of=best_of, batch_size=batch_size, offline=True,
-        ext=ext or EXT.get(modality, "auto"),
+        ext=ext or EXT.get(modality, "auto"), **options,
     )  # fmt: skip
-    with closing(cast("Generator[Step | Take]", events)):
+    with running(session), closing(cast("Generator[Step | Take]", events)):
+        if session and is_stopping(session):
+            return  # asked while it waited for its turn
         for event in events:
             yield event
             if session and is_stopping(session):
@@ -157,8 +181,8 @@ def _stated(files: Sequence[Path], out: Path) -> Path:
     return path
 
 
-def remade(out: Path, key: str, emotion: str | None, seed: int | None) -> list[Request]:
-    """The request of a take, by its key, with another emotion or seed.
+def take_of(out: Path, key: str) -> Take:
+    """The take of a key, with all that it was made from still there.
 
     Raises TakeError when there is no such take, or what it was made from is gone.
     """
@@ -168,7 +192,15 @@ def remade(out: Path, key: str, emotion: str | None, seed: int | None) -> list[R
     if not key or not all(one in "0123456789abcdef" for one in key):
         msg = "take: nothing is chosen; make something, or choose it in the gallery"
         raise TakeError(msg)
-    old = Take.read(Library(out).find(key).path).request
+    return Take.read(Library(out).find(key).path)
+
+
+def remade(out: Path, key: str, emotion: str | None, seed: int | None) -> list[Request]:
+    """The request of a take, by its key, with another emotion or seed.
+
+    Raises TakeError when there is no such take, or what it was made from is gone.
+    """
+    old = take_of(out, key).request
     old.check_inputs()
     changes: dict[str, Any] = {}
     if emotion is not None:
@@ -177,3 +209,23 @@ def remade(out: Path, key: str, emotion: str | None, seed: int | None) -> list[R
     if seed is not None:
         changes["seed"] = seed
     return [old.changed(**changes)]
+
+
+def without_emotion(out: Path, key: str) -> tuple[Take, Request, Take | None]:
+    """A take, its request without emotion, and what was made of that already if anything was.
+
+    Raises TakeError as `remade` does.
+    """
+    from adapters.emotion import EmotionTimeline
+    from pipelines.take import TakeError
+
+    after = take_of(out, key)
+    request = after.request.changed(emotion=EmotionTimeline.parse("neutral"))
+    if request.key == after.request.key:
+        msg = "emotion: this one was made without; choose an emotion and make it again"
+        raise TakeError(msg)
+    try:
+        return after, request, take_of(out, request.key)
+    except (TakeError, ValueError, OSError):
+        after.request.check_inputs()
+        return after, request, None

@@ -14,15 +14,16 @@ import gradio as gr
 
 from adapters.assets import ASSETS
 from studio import cards, making
-from studio.results import guarded, result_area, run_shown
-from studio.tabs import SUFFIXES, wire
+from studio.actions import SUFFIXES, run_of, wire, wire_actions, wire_favourite, wire_stop
+from studio.results import Result, guarded, result_area, run_shown
+from studio.tabs import AGREED, make_and_stop
 
 if TYPE_CHECKING:
     from pipelines.request import Request
 
 SAMPLES = ASSETS / "samples"
 LARGEST = 200_000  # characters of a scene
-NAMING = ("lora", "painter", "polish", "speech", "soundfont", "backbone", "curve")
+NAMING = ("lora", "sliders", "painter", "polish", "speech", "soundfont", "backbone", "curve")
 """Keys whose text may name a file, a folder or a model."""
 
 
@@ -88,8 +89,8 @@ def _refuse_names(node: Any) -> None:
             _refuse_names(one)
 
 
-def film_tab(panel: Any, out: Path) -> None:
-    """A scene as text, and the files that it names."""
+def film_tab(panel: Any, out: Path) -> Result:
+    """A scene as text, and the files that it names; returns its result."""
     with gr.Tab("Film", id="film"):
         scene = gr.Code(
             sample_scene(),
@@ -107,10 +108,8 @@ def film_tab(panel: Any, out: Path) -> None:
         with gr.Row():
             draft = gr.Checkbox(True, label="Draft", info="half the size, fewer steps")
             own = gr.Checkbox(True, label="The scene's own emotion", info="else the panel's")
-            agreed = gr.Checkbox(False, label="Whoever is seen or heard is me, drawn, or agreed")
-        with gr.Row():
-            make = gr.Button("Make", variant="primary", scale=3, elem_id="make-film")
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+            agreed = gr.Checkbox(False, label=AGREED)
+        make, stop = make_and_stop("film")
         result = result_area("film")
 
     def run(text: str, scene: str, files: list[str] | None, draft: bool, own: bool, agreed: bool,
@@ -123,8 +122,13 @@ def film_tab(panel: Any, out: Path) -> None:
                 emotion=None if own else text,
             )
             requests = making.with_consent([asked], out, agreed=agreed)
-            yield from run_shown(requests, out, request.session_hash or "")
+            yield from run_shown(requests, out, run_of(request, "film"))
 
         yield from guarded(events())
 
-    wire(make, stop, run, [panel.text, scene, files, draft, own, agreed], result)
+    given = [panel.text, scene, files, draft, own, agreed]
+    wire([make.click], stop, run, given, result, "film", make)
+    wire_stop(stop, result, "film")
+    wire_actions(stop, panel, out, result, "film")
+    wire_favourite(out, result)
+    return result

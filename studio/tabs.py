@@ -1,7 +1,7 @@
 """The tabs that make media: one for every modality that has landed, made from its knobs.
 
-A tab has what a person says (words, files), the knobs, Make and Stop, and its result: the take,
-its score card, its course, before and after, and what can be done with it next.
+A tab has what a person says (words, files), ideas to begin with, the knobs, Make and Stop, and its
+result (`studio.results`). What its buttons do is in `studio.actions`.
 """
 
 from __future__ import annotations
@@ -16,32 +16,65 @@ import gradio as gr
 from adapters.assets import ASSETS
 from pipelines import DEFAULTS, MAKERS
 from studio import cards, making
-from studio.affect_pad import chosen_emotion
-from studio.results import Result, guarded, result_area, run_shown, shown, told_only
+from studio.actions import (
+    QUIET,
+    SUFFIXES,
+    felt,
+    run_of,
+    wire,
+    wire_actions,
+    wire_favourite,
+    wire_stop,
+)
+from studio.results import (
+    FIELDS,
+    USUAL,
+    Result,
+    guarded,
+    result_area,
+    run_shown,
+    shown,
+    told_only,
+    values,
+)
 from studio.run import PANELS, fresh_seed
 from studio.widgets import backbones_of, control, knobs, params_from, styles_of
 
 SAMPLES = ASSETS / "samples"
-DEVICE: dict[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
-SUFFIXES = {
-    "image": [".png", ".jpg", ".jpeg", ".webp"], "sound": [".wav", ".flac", ".mp3"],
-    "film": [".mp4"], "notes": [".mid", ".midi"], "curves": [".csv", ".json"],
-}  # fmt: skip
+MODES_OF_PEOPLE = ("portrait", "voice")
+AGREED = "Whoever is seen or heard is me, is drawn, or has agreed"
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What a tab asks for: words, files (name, kind, label), a first example."""
+    """What a tab asks for: words, files (name, kind, label), first files, ideas and samples.
+
+    ideas: (words, emotion) that a click fills in. samples: files to choose from, by input.
+    """
 
     words: str
     example: str
     files: tuple[tuple[str, str, str], ...]
     sample: dict[str, Path] = field(default_factory=dict)
+    ideas: tuple[tuple[str, str], ...] = ()
+    samples: dict[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 MODES: dict[str, Mode] = {
-    "image": Mode("What to show", "a mountain lake", (("init", "image", "Re-render a photo"),)),
-    "video": Mode("What to show", "waves against a cliff", (("init", "image", "Let it move"),)),
+    "image": Mode(
+        "What to show", "a mountain lake", (("init", "image", "Re-render a photo"),),
+        ideas=(
+            ("a lighthouse at dusk", "sadness .8"), ("a forest path", "fear .9"),
+            ("flowers in a garden", "happiness .8"), ("the sea", "anger .9"),
+        ),
+    ),
+    "video": Mode(
+        "What to show", "waves against a cliff", (("init", "image", "Let it move"),),
+        ideas=(
+            ("the sea in the evening", "0s contentment .7; 4s fear .9"),
+            ("clouds over the sea", "awe .9"),
+        ),
+    ),
     "portrait": Mode(
         "Title", "",
         (
@@ -50,19 +83,32 @@ MODES: dict[str, Mode] = {
             ("curves", "curves", "Move by these curves"),
         ),
         {"image": SAMPLES / "faces" / "closed.jpg"},
+        samples={
+            "image": tuple(
+                SAMPLES / "faces" / f"{name}.jpg"
+                for name in ("closed", "smile", "beard", "glasses", "old", "dark", "cartoon")
+            ),
+            "audio": (SAMPLES / "storm.wav",),
+        },
     ),
     "voice": Mode(
         "Words to speak, when there is no recording", "",
         (("audio", "sound", "Recording"),), {"audio": SAMPLES / "speech.wav"},
+        samples={"audio": (SAMPLES / "speech.wav", SAMPLES / "storm.wav")},
     ),
     "music": Mode(
         "Title", "",
         (
             ("continue", "notes", "Go on from"), ("recolour", "notes", "Play in another mood"),
+            ("from", "notes", "Take elements from"), ("onto", "notes", "… and put them onto"),
+            ("soundfont", "font", "Play with a soundfont"),
+        ),
+        ideas=(
+            ("From calm to storm", "0s contentment .7; 15s fear .9; 30s awe .8"),
+            ("Lullaby", "love .6 + contentment .3"), ("Farewell", "sadness .9"),
         ),
     ),
 }  # fmt: skip
-MODES_OF_PEOPLE = ("portrait", "voice")
 
 
 @dataclass(slots=True)
@@ -72,27 +118,6 @@ class MediaTab:
     modality: str
     files: dict[str, tuple[str, str, Any]]
     result: Result
-
-
-def wire(button: Any, stop: Any, run: Any, inputs: list[Any], result: Result) -> Any:
-    """Make on click; Stop is live while it runs."""
-
-    def live(request: gr.Request) -> tuple[Any, str]:
-        making.begin(request.session_hash or "")
-        return gr.update(interactive=True), cards.progress("Waiting for its turn …")
-
-    def halt(request: gr.Request) -> None:
-        making.stop(request.session_hash or "")  # the run itself says when it has ended
-
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    first = button.click(live, None, [stop, result.told], queue=False, **quiet)
-    event = first.then(
-        run, inputs, result.all, api_visibility="private", show_progress="minimal",
-        show_progress_on=result.told, **DEVICE,
-    )  # fmt: skip
-    event.then(lambda: gr.update(interactive=False), None, stop, queue=False, **quiet)
-    stop.click(halt, None, None, queue=False, **quiet)
-    return event
 
 
 def media_tabs(panel: Any, out: Path) -> list[MediaTab]:
@@ -106,49 +131,15 @@ def media_tabs(panel: Any, out: Path) -> list[MediaTab]:
 
 def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
     mode, title = MODES[modality], "Image" if modality == "image" else PANELS[modality]
-    files: dict[str, tuple[str, str, Any]] = {}
     with gr.Tab(title, id=modality):
         prompt = gr.Textbox(
             mode.example, label=mode.words, lines=1, max_length=2000, elem_id=f"prompt-{modality}"
         )
-        with gr.Accordion("Files", open=modality in MODES_OF_PEOPLE):
-            with gr.Row():
-                for name, kind, label in mode.files:
-                    first = cards.served(mode.sample.get(name))
-                    files[name] = (kind, label, _upload(kind, label, first))
-            agreed = gr.Checkbox(
-                False, visible=modality in MODES_OF_PEOPLE,
-                label="Whoever is seen or heard is me, is drawn, or has agreed",
-            )  # fmt: skip
-        with gr.Row():
-            make = gr.Button("Make", variant="primary", scale=3, elem_id=f"make-{modality}")
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80,
-                             elem_id=f"stop-{modality}")  # fmt: skip
-        result = result_area(modality)
-        with gr.Row():
-            again = gr.Button("Remake with this emotion", size="sm", min_width=120)
-            other = gr.Button("Remake with a new seed", size="sm", min_width=120)
-        with gr.Accordion("Settings", open=False):
-            with gr.Row():
-                seed = gr.Number(None, label="Seed", info="fresh if left empty", precision=0,
-                                 minimum=0, maximum=2**53 - 1)  # fmt: skip
-                n = gr.Slider(1, 8, 1, step=1, label="How many")
-                best = gr.Slider(0, 32, 0, step=1, label="Best of", info="0: keep them all")
-                backbone = gr.Dropdown(
-                    backbones_of(modality), value=DEFAULTS[modality], label="Model"
-                )
-            styles = styles_of(out, modality)
-            shown_knobs = {
-                one.name: control(one, modality, styles)
-                for one in knobs(modality)
-                if not one.metadata.get("advanced")
-            }
-            with gr.Accordion("Advanced", open=False):
-                shown_knobs |= {
-                    one.name: control(one, modality, styles)
-                    for one in knobs(modality)
-                    if one.metadata.get("advanced")
-                }
+        _ideas(mode, prompt, panel)
+        files, agreed = _files(mode, modality)
+        asked, shown_knobs = _settings(modality, out)
+        make, stop = make_and_stop(modality)
+        result = result_area(modality, (*USUAL, "plain") if modality == "image" else USUAL)
     controls = [shown_knobs[one.name] for one in knobs(modality)]
     names = list(files)
 
@@ -162,48 +153,77 @@ def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
                 params=params_from(modality, rest[len(names):], out), inputs=given, out=out,
                 agreed=agreed,
             )  # fmt: skip
-            session = request.session_hash or ""
-            yield from run_shown(requests, out, session, best_of=int(best) or None)
+            run = run_of(request, modality)
+            yield from run_shown(requests, out, run, best_of=int(best) or None)
 
         yield from guarded(events())
 
-    inputs = [panel.text, panel.line, prompt, agreed, seed, n, best, backbone]
+    inputs = [panel.text, panel.line, prompt, agreed, *asked]
     inputs += [one for _, _, one in files.values()] + controls
-    wire(make, stop, run, inputs, result)
-    prompt.submit(lambda: None, None, None, api_visibility="private").then(
-        run, inputs, result.all, api_visibility="private", show_progress_on=result.told, **DEVICE
-    )
-    wire_remake(again, other, stop, panel, out, result)
+    wire([make.click, prompt.submit], stop, run, inputs, result, modality, make)
+    wire_stop(stop, result, modality)
+    wire_actions(stop, panel, out, result, modality)
+    wire_favourite(out, result)
     return MediaTab(modality, files, result)
 
 
-def felt(text: str, line: Any, modality: str) -> str:
-    """The emotion for a modality: a picture holds the chosen moment of a course."""
-    if modality != "image":
-        return text
-    at = line.get("at", 0) if isinstance(line, dict) else 0
-    return chosen_emotion(text, at if isinstance(at, int) else 0)
+def make_and_stop(name: str) -> tuple[Any, Any]:
+    """The two buttons of a tab."""
+    with gr.Row(elem_classes="make"):
+        make = gr.Button("Make", variant="primary", scale=3, elem_id=f"make-{name}")
+        stop = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id=f"stop-{name}")
+    return make, stop
 
 
-def wire_remake(again: Any, other: Any, stop: Any, panel: Any, out: Path, result: Result) -> None:
-    """The two buttons that make the shown take again."""
+def _ideas(mode: Mode, prompt: Any, panel: Any) -> None:
+    """Words and emotions to begin with; they need no network."""
+    if not mode.ideas:
+        return
+    with gr.Row(elem_classes="chips"):
+        for words, emotion in mode.ideas:
+            gr.Button(words, size="sm", min_width=60).click(
+                lambda words=words, emotion=emotion: (words, emotion), None, [prompt, panel.text],
+                **QUIET,
+            )  # fmt: skip
 
-    # No gr.State says which button it is: made between tabs it would count as one of them.
-    def runner(fresh: bool) -> Any:
-        def run(text: str, line: Any, key: str, request: gr.Request) -> Iterator[list[Any]]:
-            def events() -> Iterator[list[Any]]:
-                requests = making.remade(out, key, None, fresh_seed() if fresh else None)
-                if not fresh:
-                    emotion = felt(text, line, requests[0].modality)
-                    requests = making.remade(out, key, emotion, None)
-                yield from run_shown(requests, out, request.session_hash or "")
 
-            yield from guarded(events())
+def _files(mode: Mode, modality: str) -> tuple[dict[str, tuple[str, str, Any]], Any]:
+    """The files that a modality takes, by name, samples of them, and who has agreed."""
+    files: dict[str, tuple[str, str, Any]] = {}
+    people = modality in MODES_OF_PEOPLE
+    with gr.Accordion("Files" if len(mode.files) > 1 else mode.files[0][2], open=people):
+        with gr.Row(elem_classes="files"):
+            for name, kind, label in mode.files:
+                first = cards.served(mode.sample.get(name))
+                files[name] = (kind, label, _upload(kind, label, first))
+        for name, paths in mode.samples.items():
+            there = [[one] for path in paths if (one := cards.served(path))]
+            gr.Examples(
+                there, files[name][2], label=f"Samples: {files[name][1].split(':')[0].lower()}",
+                examples_per_page=8, api_visibility="private",
+                elem_id=f"samples-{modality}-{name}",
+            )  # fmt: skip
+        agreed = gr.Checkbox(False, visible=people, label=AGREED, elem_id=f"agreed-{modality}")
+    return files, agreed
 
-        return run
 
-    for button, fresh in ((again, False), (other, True)):
-        wire(button, stop, runner(fresh), [panel.text, panel.line, result.key], result)
+def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
+    """(seed, n, best of, model) and a control for each knob, by name."""
+    with gr.Accordion("Settings", open=False, elem_id=f"settings-{modality}"):
+        with gr.Row():
+            seed = gr.Number(None, label="Seed", info="fresh if left empty", precision=0,
+                             minimum=0, maximum=2**53 - 1, elem_id=f"seed-{modality}")  # fmt: skip
+            n = gr.Slider(1, 8, 1, step=1, label="How many")
+            best = gr.Slider(0, 32, 0, step=1, label="Best of", info="0: keep them all")
+            backbone = gr.Dropdown(backbones_of(modality), value=DEFAULTS[modality], label="Model")
+        styles = styles_of(out, modality)
+        usual = [one for one in knobs(modality) if not one.metadata.get("advanced")]
+        rare = [one for one in knobs(modality) if one.metadata.get("advanced")]
+        with gr.Row(elem_classes="knobs"):
+            found = {one.name: control(one, modality, styles) for one in usual}
+        with gr.Accordion("Advanced", open=False), gr.Row(elem_classes="knobs"):
+            found |= {one.name: control(one, modality, styles) for one in rare}
+    return [seed, n, best, backbone], found
 
 
 def _upload(kind: str, label: str, value: str | None) -> Any:
@@ -217,22 +237,20 @@ def _upload(kind: str, label: str, value: str | None) -> Any:
                    min_width=160)  # fmt: skip
 
 
-def grid_tab(panel: Any, out: Path) -> None:
-    """Emotions by levels as one contact sheet of pictures."""
+def grid_tab(panel: Any, out: Path) -> Result:
+    """Emotions by levels as one contact sheet of pictures; returns its result."""
     from adapters.emotion import CORE
 
     with gr.Tab("Grid", id="grid"):
-        prompt = gr.Textbox("the sea", label="What to show", max_length=2000)
+        prompt = gr.Textbox("the sea", label="What to show", max_length=2000, elem_id="prompt-grid")
         emotions = gr.Dropdown(
             list(CORE), value=["happiness", "fear", "sadness"], multiselect=True, label="Emotions"
         )
         with gr.Row():
             levels = gr.Slider(1, 5, 3, step=1, label="Levels", info="intensities up to 1")
             seed = gr.Number(7, label="Seed", precision=0, minimum=0, maximum=2**53 - 1)
-        with gr.Row():
-            make = gr.Button("Make", variant="primary", scale=3, elem_id="make-grid")
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-        result = result_area("grid")
+        make, stop = make_and_stop("grid")
+        result = result_area("grid", ())
 
     def run(prompt: str, names: list[str], levels: Any, seed: Any, request: gr.Request
             ) -> Iterator[list[Any]]:  # fmt: skip
@@ -247,8 +265,8 @@ def grid_tab(panel: Any, out: Path) -> None:
                 backbone=DEFAULTS["image"], params={},
             )  # fmt: skip
             takes: list[Any] = []
-            session = request.session_hash or ""
-            for event in making.made(requests, out, session=session, batch_size=4):
+            run = run_of(request, "grid")
+            for event in making.made(requests, out, session=run, batch_size=4):
                 if isinstance(event, Take):
                     takes.append(event)
                     continue
@@ -256,48 +274,20 @@ def grid_tab(panel: Any, out: Path) -> None:
                 share = event.index / event.total if event.total else None
                 yield told_only(cards.progress(text, share, event.notes))
             if not takes:
+                yield told_only(cards.progress("Stopped; nothing was finished."))
                 return
-            sheet = write_sheet(wanted, int(levels), requests, takes, out)
-            values = shown(takes[-1], cards.progress(f"{len(takes)} pictures."), [])
-            values[5] = gr.update(value=cards.served(sheet), visible=True, label="Contact sheet")
-            values[7] = gr.update(value=cards.served(sheet), interactive=True)
-            yield values
+            sheet = cards.served(write_sheet(wanted, int(levels), requests, takes, out))
+            ended = "Stopped" if len(takes) < len(requests) else "Done"
+            told = cards.progress(f"{ended}: {len(takes)} of {len(requests)} pictures.")
+            filled = dict(zip(FIELDS, shown(takes[-1], told, []), strict=True))
+            figure = gr.update(value=sheet, visible=True, label="Contact sheet")
+            yield values(**filled | {
+                "figure": figure, "card": "", "file": gr.update(value=sheet, interactive=True),
+            })  # fmt: skip
 
         yield from guarded(events())
 
-    wire(make, stop, run, [prompt, emotions, levels, seed], result)
-
-
-def add_use_as(tabs: Any, media: list[MediaTab], gallery: Result, out: Path) -> None:
-    """Let a result be the input of another tab: its file goes there, and that tab opens."""
-    targets = [(tab, name, kind, label, one) for tab in media
-               for name, (kind, label, one) in tab.files.items()]  # fmt: skip
-    results = [*(tab.result for tab in media), gallery]
-
-    def offered(file: Any, key: str) -> Any:
-        suffix = Path(str(file or "")).suffix.lower()
-        choices = [
-            (f"{PANELS[tab.modality]}: {label}", f"{tab.modality}.{name}")
-            for tab, name, kind, label, _ in targets
-            if suffix in SUFFIXES[kind]
-        ]
-        return gr.update(choices=choices, value=None, visible=bool(choices and key))
-
-    def use(choice: str | None, key: str) -> list[Any]:
-        from studio.library_index import Library
-
-        values: list[Any] = [gr.skip() for _ in targets]
-        for k, (tab, name, _, _, _) in enumerate(targets):
-            if choice == f"{tab.modality}.{name}" and key:
-                values[k] = cards.served(Library(out).find(key).path)
-                return [gr.update(selected=tab.modality), *values]
-        return [gr.skip(), *values]
-
-    quiet: dict[str, Any] = {
-        "api_visibility": "private", "show_progress": "hidden", "queue": False
-    }  # fmt: skip
-    for result in results:
-        result.card.change(offered, [result.file, result.key], result.next_to, **quiet)
-        result.next_to.input(
-            use, [result.next_to, result.key], [tabs, *(one for *_, one in targets)], **quiet
-        )
+    wire([make.click, prompt.submit], stop, run, [prompt, emotions, levels, seed], result, "grid",
+         make)  # fmt: skip
+    wire_stop(stop, result, "grid")
+    return result

@@ -1,16 +1,22 @@
-"""The Train tab: a style learned from a person's own files, in a process of its own.
+"""The Train tab: a style or the emotions of pictures learned from a person's own files.
 
-It runs `affect train lora` as it is, so a run that is stopped can go on from the command line. The
-style lands in `styles/` of the out folder, where the other tabs find it.
+It runs `affect train lora` as it is, in a process of its own, so a run that is stopped can go on
+from the command line. The style lands in `styles/` of the out folder, where the other tabs find it.
+What the run says and the newest of its sample strips are shown while it learns. This file does not
+know how anything is learned.
 """
 
 from __future__ import annotations
 
+import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,93 +24,180 @@ from typing import Any
 import gradio as gr
 
 from studio import cards, making
+from studio.actions import QUIET, run_of
 from studio.run import PANELS
 from studio.widgets import STYLES
 
+KINDS = ("image", "music", "voice", "portrait")
 LINES = 14  # of the log that are shown
+STEPS = {"image": 300, "music": 300, "voice": 600, "portrait": 400}
+PATIENCE = 20.0  # s that a run has to write its checkpoint after Stop
+NAME = "train"
+_ABOUT = {
+    "image": "Pictures named by emotion: folders `anger/`, `awe/` …, files `anger-01.jpg`, or a "
+    "`metadata.jsonl`. A slider for each emotion is learned.",
+    "music": "MIDI files in the style that is wanted.",
+    "voice": "Recordings named `NAME_neutral.wav`, `NAME_anger.wav` …",
+    "portrait": "CSV files of Live Link Face.",
+}
+SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".mid", ".midi", ".wav", ".flac", ".mp3", ".csv",
+            ".jsonl", ".txt"]  # fmt: skip
 
 
 def training_tab(out: Path) -> None:
     """The tab."""
     with gr.Tab("Train", id="train"):
-        gr.Markdown(
-            "Teach a model a style: MIDI files for music; recordings named `NAME_neutral.wav`, "
-            "`NAME_anger.wav` … for voices; Live Link Face CSV files for portraits."
-        )
+        about = gr.Markdown(_ABOUT["music"], elem_id="about-train")
         with gr.Row():
-            modality = gr.Dropdown(
-                [(PANELS[one], one) for one in ("music", "voice", "portrait")], value="music",
-                label="Kind",
+            kind = gr.Dropdown(
+                [("Image" if one == "image" else PANELS[one], one) for one in KINDS],
+                value="music", label="Kind", min_width=120, elem_id="kind-train",
             )  # fmt: skip
-            name = gr.Textbox("my style", label="Name", max_length=40)
-            minutes = gr.Slider(1, 120, 5, step=1, label="Minutes at most")
+            name = gr.Textbox("my style", label="Name", max_length=40, min_width=120)
+            minutes = gr.Slider(1, 120, 5, step=1, label="Minutes at most", min_width=140)
+            steps = gr.Slider(10, 3000, STEPS["music"], step=10, label="Steps at most",
+                              min_width=140, elem_id="steps-train")  # fmt: skip
         files = gr.File(label="Files", file_count="multiple", type="filepath", height=140,
-                        file_types=[".mid", ".midi", ".wav", ".flac", ".mp3", ".csv"])  # fmt: skip
-        with gr.Row():
-            learn = gr.Button("Train", variant="primary", scale=3)
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-        told = gr.HTML(cards.progress("Nothing trained yet."))
+                        file_types=SUFFIXES, elem_id="files-train")  # fmt: skip
+        with gr.Row(elem_classes="make"):
+            learn = gr.Button("Train", variant="primary", scale=3, elem_id="make-train")
+            stop = gr.Button("Stop", interactive=False, scale=1, min_width=80,
+                             elem_id="stop-train")  # fmt: skip
+        told = gr.HTML(cards.progress("Nothing trained yet."), elem_id="told-train")
+        strip = gr.Image(label="Samples so far", visible=False, interactive=False, type="filepath",
+                         elem_id="strip-train", buttons=["download", "fullscreen"])  # fmt: skip
+        log = gr.HTML("", elem_id="log-train")
 
-    def live(request: gr.Request) -> Any:
-        making.begin(request.session_hash or "")
-        return gr.update(interactive=True)
+    def live(request: gr.Request) -> list[Any]:
+        making.begin(run_of(request, NAME))
+        waiting = cards.progress("Waiting for its turn …")
+        return [waiting, gr.update(interactive=True), gr.update(interactive=False)]
 
-    def run(kind: str, name: str, minutes: float, files: list[str] | None, request: gr.Request
-            ) -> Iterator[str]:  # fmt: skip
+    def idle() -> list[Any]:
+        return [gr.update(interactive=False), gr.update(interactive=True)]
+
+    def run(kind: str, name: str, minutes: float, steps: float, files: list[str] | None,
+            request: gr.Request) -> Iterator[list[Any]]:  # fmt: skip
         try:
-            command = _command(out, kind, name, float(minutes), [Path(x) for x in files or []])
-        except ValueError as error:
-            yield cards.failed(error)
+            command = command_of(
+                out, kind, name, float(minutes), int(steps), [Path(x) for x in files or []]
+            )
+        except (ValueError, OSError) as error:
+            yield [cards.failed(error), gr.update(value=None, visible=False), ""]
             return
-        yield from _followed(command, request.session_hash or "")
+        place = out / STYLES / kind / _slug(name)
+        for text, lines in followed(command, run_of(request, NAME), float(minutes)):
+            yield [text, _strip(place), cards.log(lines)]
 
-    def halt(request: gr.Request) -> None:
-        making.stop(request.session_hash or "")
+    def halt(request: gr.Request) -> str:
+        making.stop(run_of(request, NAME))
+        return cards.progress("Stopping; what was learned so far is being kept …")
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    learn.click(live, None, stop, queue=False, **quiet).then(
-        run, [modality, name, minutes, files], told, concurrency_id="training",
-        concurrency_limit=1, **quiet,
-    ).then(lambda: gr.update(interactive=False), None, stop, queue=False, **quiet)  # fmt: skip
-    stop.click(halt, None, None, queue=False, **quiet)
+    def other(kind: str) -> list[Any]:
+        usual = kind if kind in KINDS else "music"
+        return [_ABOUT[usual], STEPS[usual]]
+
+    kind.input(other, kind, [about, steps], **QUIET)
+    learn.click(live, None, [told, stop, learn], **QUIET).then(
+        run, [kind, name, minutes, steps, files], [told, strip, log], concurrency_id="training",
+        concurrency_limit=1, api_visibility="private", show_progress="hidden",
+    ).then(idle, None, [stop, learn], **QUIET)  # fmt: skip
+    stop.click(halt, None, told, **QUIET)
 
 
-def _command(out: Path, kind: str, name: str, minutes: float, files: list[Path]) -> list[str]:
-    """The command line of a training; copies the files to a folder of their own."""
-    if kind not in ("music", "voice", "portrait"):
-        msg = "kind: music, voice or portrait; choose one"
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")[:40]
+
+
+def command_of(
+    out: Path, kind: str, name: str, minutes: float, steps: int, files: list[Path]
+) -> list[str]:
+    """The command line of a training; copies the files to a folder of their own.
+
+    Raises ValueError in one line for a kind that there is not, no name or no files.
+    """
+    if kind not in KINDS:
+        msg = f"kind: one of {', '.join(KINDS)}, received {str(kind)[:20]!r}; choose one"
         raise ValueError(msg)
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    slug = _slug(name)
     if not slug or not files:
-        msg = "train: give it a name and some files"
+        lacking = "a name of letters or digits" if not slug else "some files"
+        msg = f"train: give it {lacking}; then press Train again"
         raise ValueError(msg)
     data, place = out / ".training" / kind / slug, out / STYLES / kind / slug
-    data.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(data, ignore_errors=True)  # files of an earlier press are not meant any more
+    data.mkdir(parents=True)
     for one in files:
         shutil.copyfile(one, data / one.name)
     place.parent.mkdir(parents=True, exist_ok=True)
-    return [
+    command = [
         sys.executable, "-m", "studio.cli", "train", "lora", "--modality", kind, "--data",
-        str(data), "--out", str(place), "--minutes", f"{minutes:g}",
+        str(data), "--out", str(place), "--steps", str(max(1, steps)),
     ]  # fmt: skip
+    if kind != "image":
+        command += ["--minutes", f"{minutes:g}"]
+    return command
 
 
-def _followed(command: list[str], session: str) -> Iterator[str]:
-    """The log of a run, line by line, until it ends or is stopped."""
+def followed(command: list[str], session: str, minutes: float) -> Iterator[tuple[str, list[str]]]:
+    """What a run says while it goes on: (what to tell, its last lines), until it ends or is ended.
+
+    minutes: after this long it is told to keep what it has, as by Ctrl-C; so is it by Stop, and
+    when who looks at it leaves.
+    """
     lines: list[str] = []
-    with subprocess.Popen(  # noqa: S603 - our own command line, no shell
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as child:
-        try:
-            yield cards.progress("Training …")
+    said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    begun, ending = time.monotonic(), 0.0
+    with making.running(session), subprocess.Popen(  # noqa: S603 - our own command line, no shell
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as child:  # fmt: skip
+
+        def read() -> None:
+            # Lines that are drawn over each other end in a carriage return, which text mode splits.
             for line in child.stdout or ():
-                lines.append(line.strip())
-                yield cards.progress("Training …", None, lines[-LINES:])
-                if making.is_stopping(session):
+                said.put(line.strip())
+            said.put(None)
+
+        threading.Thread(target=read, name="affect-train-log", daemon=True).start()
+        try:
+            while True:
+                try:
+                    line = said.get(timeout=0.5)
+                except queue.Empty:
+                    line = ""
+                if line is None:
                     break
+                if line:
+                    lines = [*lines[-LINES:], line]
+                spent = time.monotonic() - begun
+                over = making.is_stopping(session) or spent > 60 * minutes + 30
+                if over and not ending:
+                    ending = time.monotonic()
+                    child.send_signal(signal.SIGINT)
+                if ending and time.monotonic() - ending > PATIENCE:
+                    child.kill()
+                doing = "Stopping" if ending else "Training"
+                yield cards.progress(f"{doing} … {spent:.0f} s"), lines
         finally:
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
-    ended = "Trained; it is in the list of styles when the page is loaded again."
-    text = ended if child.returncode == 0 else "Ended without a style."
-    yield cards.progress(text, None, lines[-LINES:])
+                try:
+                    child.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+    if child.returncode == 0:
+        told = "Trained; it is in the list of styles when the page is loaded again."
+    elif ending:
+        told = "Stopped; the command line goes on with it (`affect train lora --resume`)."
+    else:
+        told = "Ended without a style; the last line says why."
+    yield cards.progress(told), lines
+
+
+def _strip(place: Path) -> Any:
+    """The newest sample strip of a run, where it paints any."""
+    found = sorted((place / "samples").glob("step-*.png"))
+    if not found:
+        return gr.skip()
+    return gr.update(value=cards.served(found[-1]), visible=True)

@@ -7,6 +7,7 @@ nothing that a browser sends becomes a path. This file does not know what a knob
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,19 @@ from studio.run import params_of
 
 STYLES = "styles"
 """Folder within the out folder that holds trained styles."""
-LEFT_OUT = ("polish", "polish_strength", "painter", "points")
-"""Knobs that name models of any kind, or are found by looking: for the command line."""
 _CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("music", "form"): ("auto", "song", "rondo", "through"),
     ("voice", "engine"): ("auto", "psola", "world"),
     ("voice", "format"): ("auto", "wav", "flac", "mp3"),
     ("voice", "speech"): ("auto", "espeak"),
 }
+_STYLE = {"image": "sliders"}
+"""The knob that takes the folder of what was trained; `lora` of the other modalities."""
 
 
 def knobs(modality: str) -> list[dataclasses.Field[Any]]:
     """The knobs of a modality that a page shows, in their order."""
-    shown = [one for one in dataclasses.fields(params_of(modality)) if one.name not in LEFT_OUT]
+    shown = dataclasses.fields(params_of(modality))
     return [one for one in shown if not (one.name == "lora_weight" and modality == "image")]
 
 
@@ -42,7 +43,11 @@ def choices_of(modality: str, name: str, styles: Sequence[str] = ()) -> list[tup
         return [(one, one) for one in _CHOICES[modality, name]]
     if name == "curve":
         return [("none", ""), *((one, one) for one in presets())]
-    if name == "lora" and modality not in ("image", "video"):
+    if name == "painter":
+        return [("the film's own", ""), *((one, one) for one in backbones_of("image"))]
+    if name == "polish":
+        return [("none", ""), *((one, one) for one in polishers())]
+    if name == _STYLE.get(modality, "lora") and modality != "video":
         return [("none", ""), *((one, one) for one in styles)]
     return []
 
@@ -89,7 +94,7 @@ def params_from(
             raise ParamError(msg)
         if value is None or value == known.get(one.name, one.default):
             continue
-        if one.name == "lora" and options:
+        if one.name == _STYLE.get(modality, "lora") and options:
             value = str(out / STYLES / modality / value) if value else ""
         found[one.name] = value
     return found
@@ -99,6 +104,21 @@ def styles_of(out: Path, modality: str) -> list[str]:
     """Names of the styles that were trained here for a modality."""
     folder = out / STYLES / modality
     return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
+
+@functools.cache
+def polishers() -> tuple[str, ...]:
+    """Video models on this machine that can paint a face again."""
+    from pipelines.portrait_polishers import check_polisher
+
+    found = []
+    for name in backbones_of("video"):
+        try:
+            check_polisher(name, offline=True)
+        except (ValueError, OSError):
+            continue
+        found.append(name)
+    return tuple(found)
 
 
 def backbones_of(modality: str) -> list[str]:
