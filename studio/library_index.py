@@ -189,7 +189,8 @@ class Library:
                 relative = place.relative_to(self.out).as_posix() if inside else name
                 rows = index.execute(f"{select} path = ?", (relative,)).fetchall()
         if not rows:
-            msg = f"library: no take {name[:80]!r} in {self.out}; `affect library list` shows them"
+            folder = self.out.name  # its last part alone: pages and programs read this too
+            msg = f"library: no take {name[:80]!r} in {folder}; `affect library list` shows them"
             raise TakeError(msg)
         return self._entry(rows[0])
 

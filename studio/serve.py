@@ -46,7 +46,7 @@ def serve(
     if mcp and find_spec("mcp") is None:
         msg = "serve: --mcp needs more; run pip install 'gradio[mcp]'"
         raise ValueError(msg)
-    from studio.server import check_open, launch, login
+    from studio.server import check_open, launch, login, until_interrupted
 
     known = login(auth)
     check_open(host, share, known)
@@ -54,5 +54,5 @@ def serve(
     page, address = launch(out, host=host, port=port, auth=known, share=share, mcp=mcp, block=False)
     result(address)
     note(f"takes are kept in {out}; Ctrl-C ends it")
-    page.block_thread()
+    until_interrupted(page)
     return 0

@@ -12,7 +12,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -163,15 +165,22 @@ def launch(
         app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share))]},
         **style(),
     )  # fmt: skip
+    page.server.config.timeout_graceful_shutdown = 1  # s: an open page must not hold Ctrl-C up
     if block:
-        page.block_thread()
+        until_interrupted(page)
     return page, address
+
+
+def until_interrupted(page: Any) -> None:
+    """Serve until Ctrl-C, then close; nothing is written to stdout, which is for results."""
+    with suppress(KeyboardInterrupt):
+        while page.is_running:
+            time.sleep(0.2)
+    page.close(verbose=False)
 
 
 def _warm() -> None:
     """Load the embedded painter and its readers; whoever asks first finds them there."""
-    from contextlib import suppress
-
     from pipelines import DEFAULTS, resolve
     from studio.making import loading
     from studio.run import no_bars, quiet_libraries
