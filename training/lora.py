@@ -41,7 +41,7 @@ from adapters.families import model_digest, require
 from adapters.slider_file import read_metadata, write_slider
 from training.loop import Log, cosine, load_checkpoint, save_checkpoint
 from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
-from training.student import noised, student
+from training.student import StudentError, noised, student
 
 _ADAPTER = "slider_in_training"
 RECIPE = 1
@@ -430,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 vocabulary=vocabulary, latents=given.latents, call={**row.call, **call},
                 restart=given.restart, painted=painted, **knobs,
             )  # fmt: skip
-        except (SliderError, LatentsError) as error:
+        except (SliderError, LatentsError, StudentError) as error:
             parser.error(str(error))
         print(path, flush=True)
 
