@@ -131,12 +131,15 @@ class LoraBank:
 
     Args:
         source: a folder of `<emotion>.safetensors` files named after CORE, or {emotion: file}.
+        prefix: of the names that the adapters have in a model; two banks in one model need two.
 
     Raises:
         LoraError: when there is no such file, a name is not one of CORE, or a file is no slider.
     """
 
-    def __init__(self, source: Path | str | Mapping[str, Path | str]) -> None:
+    def __init__(
+        self, source: Path | str | Mapping[str, Path | str], *, prefix: str = _PREFIX
+    ) -> None:
         if isinstance(source, Mapping):
             files = {name: Path(path) for name, path in source.items()}
             for name in files:
@@ -150,6 +153,7 @@ class LoraBank:
         if not files:
             msg = f"sliders: no <emotion>.safetensors in {source}; train some with training.lora"
             raise LoraError(msg)
+        self.prefix = prefix
         self.files = {name: files[name] for name in CORE if name in files}
 
     @property
@@ -174,7 +178,7 @@ class LoraBank:
     def loaded(self, pipe: Any) -> bool:
         """Whether all sliders of this bank lie in the pipeline's denoiser."""
         configs = [getattr(part, "peft_config", {}) for part in denoisers_of(pipe).values()]
-        return all(_PREFIX + name in config for name in self.files for config in configs)
+        return all(self.prefix + name in config for name in self.files for config in configs)
 
     def load_into(self, pipe: Any) -> None:
         """Add the sliders to the pipeline's denoiser, inactive; its outputs stay bit-equal.
@@ -199,12 +203,14 @@ class LoraBank:
         parts = tuple(denoisers_of(pipe))
         try:
             for name, path in self.files.items():
-                if _PREFIX + name not in getattr(denoiser, "peft_config", {}):
+                if self.prefix + name not in getattr(denoiser, "peft_config", {}):
                     state = read_slider(path, part, denoiser, parts)
                     with warnings.catch_warnings():
                         # Several adapters in one model are the point.
                         warnings.filterwarnings("ignore", "Already found a `peft_config`")
-                        denoiser.load_lora_adapter(state, prefix=part, adapter_name=_PREFIX + name)
+                        denoiser.load_lora_adapter(
+                            state, prefix=part, adapter_name=self.prefix + name
+                        )
         except SliderFileError:
             raise
         except Exception as error:
@@ -215,7 +221,7 @@ class LoraBank:
             for name, layer in lora_layers(denoiser).items():
                 _activate(layer, before.get(name, []))
                 for key, parameter in layer.named_parameters():
-                    if f".{_PREFIX}" in key:
+                    if f".{self.prefix}" in key:
                         parameter.requires_grad_(False)
             for parameter, flag in flags:  # peft freezes the whole model
                 parameter.requires_grad_(flag)
@@ -224,7 +230,7 @@ class LoraBank:
         """Take the sliders out again; without other adapters the denoiser is as it was built."""
         for denoiser in denoisers_of(pipe).values():
             config = getattr(denoiser, "peft_config", {})
-            ours = [_PREFIX + name for name in self.files if _PREFIX + name in config]
+            ours = [self.prefix + name for name in self.files if self.prefix + name in config]
             if not ours:
                 continue
             before = {name: list(m.active_adapters) for name, m in lora_layers(denoiser).items()}
@@ -309,7 +315,7 @@ class LoraBank:
         if used and not self.loaded(pipe):
             msg = "sliders: not loaded into this pipeline; call load_into(pipe) first"
             raise LoraError(msg)
-        return {_PREFIX + CORE[i]: weights[..., i] for i in used}
+        return {self.prefix + CORE[i]: weights[..., i] for i in used}
 
 
 def weighable(denoiser: nn.Module, adapters: Collection[str]) -> dict[str, LoraLayer]:

@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pipelines.image import ImageParams
 
 log = logging.getLogger("affect")
+
+_OTHERS = "other_"  # names of sliders in a model that has its own loaded
 
 #: Words that carry no content of their own: their absence from a vocabulary is not worth a note.
 _SMALL = frozenset(
@@ -128,8 +131,28 @@ class Belongings:
         """16 hex digits over all that acts on the model: what a calibration holds for."""
         return digest_of_adapters(self.digest, self.loras, self.call)
 
+    @contextmanager
+    def wearing(self, sliders: str) -> Iterator[LoraBank | None]:
+        """The sliders in use while the context is open: those of a folder, or "" for the own ones.
+
+        Raises:
+            LoraError: a folder without sliders; SliderFileError: sliders of another model.
+        """
+        if not sliders:
+            yield self.loras
+            return
+        bank = LoraBank(sliders, prefix=_OTHERS)
+        try:
+            bank.load_into(self.pipe)
+            yield bank
+        finally:
+            bank.unload(self.pipe)
+
     def weights(self, params: ImageParams) -> str:
         """Digest of model, adapters and the gain in use: the `weights` of a Request."""
+        if params.sliders:
+            others = digest_of_adapters(self.digest, LoraBank(params.sliders), self.call)
+            return f"{self.digest}-{others}"
         parts = [self.digest, self.adapters_digest]
         if params.calibrated and self.calibration is not None:
             parts.append(self.calibration.digest)

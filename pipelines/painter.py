@@ -184,7 +184,8 @@ class Painter(Belongings):
     def dials(self, sittings: Sequence[Sitting], params: ImageParams) -> np.ndarray:
         """Asked emotions to what directions, sliders and content are given, (B, 12)."""
         asked = np.stack([sitting.emotion.array for sitting in sittings])
-        return self.gained(asked, calibrated=params.calibrated)
+        # What was measured with the own sliders says nothing of others.
+        return self.gained(asked, calibrated=params.calibrated and not params.sliders)
 
     def prompts(self, sittings: Sequence[Sitting], params: ImageParams) -> list[str]:
         """The prompts that the model sees: what was asked, then what carries the emotion."""
@@ -285,9 +286,11 @@ class Painter(Belongings):
             if moved and params.directions:
                 bank = self.directions
                 stack.enter_context(bank.steer(pipe, track, params.style, residuals=rest))
-            if moved and params.lora and self.loras is not None:
-                part = self.loras.mask(track)
-                stack.enter_context(self.loras.steer(pipe, part, params.style))
+            if moved and params.lora:
+                sliders = stack.enter_context(self.wearing(params.sliders))
+                if sliders is not None:
+                    part = sliders.mask(track)
+                    stack.enter_context(sliders.steer(pipe, part, params.style))
             if moved and params.noise_guidance:
                 from adapters.guidance import NoiseGuidance
 

@@ -137,7 +137,7 @@ class Session:
         moved = params.style and any(job.emotion.intensity for job in batch)
         if params.directions and moved and not painter.directions_ready:
             notes.append(f"fitting the emotion directions of {painter.name}, once")
-        if painter.calibration is not None and params.calibrated:
+        if painter.calibration is not None and params.calibrated and not params.sliders:
             weak = set(painter.calibration.uncontrollable())
             asked = {job.emotion.dominant for job in batch} & weak
             notes += [
