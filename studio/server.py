@@ -50,6 +50,9 @@ class Guard:
         if self.hosts and bare(host) not in self.hosts:
             await _answer(send, 400, "This server does not answer to that name.")
             return
+        if _leads_out(str(scope.get("path", ""))):
+            await _answer(send, 404, "There is nothing here.")
+            return
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope.get("method") not in _SAFE
         if origin is not None and changes and urlsplit(origin).netloc.lower() != host.lower():
@@ -63,6 +66,31 @@ class Guard:
             await _answer(send, 403, "Changes are taken from this server's own pages only.")
             return
         await self.app(scope, receive, send)
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path asks this server to ask another one, or is none that a file can have."""
+    begin = path.lower().lstrip("/")
+    return (
+        "\0" in path
+        or begin.startswith("gradio_api/proxy=")
+        or (begin.startswith(("gradio_api/file=", "file=")) and "://" in begin)
+    )
+
+
+def refuse_addresses() -> None:
+    """Shut gradio's way out: it fetches what a client hands it as the address of a file.
+
+    It refuses addresses of this network by itself, but asks any other, and some hosts unchecked.
+    """
+    from gradio import processing_utils
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        msg = "file: an address is not fetched; upload the file itself"
+        raise ServerError(msg)
+
+    processing_utils.async_ssrf_protected_get = refused
+    processing_utils.sh.async_validate_url = refused
 
 
 def bare(host: str) -> str:
@@ -154,6 +182,7 @@ def launch(
 
     from studio.app import build_app, style
 
+    refuse_addresses()
     page = build_app(out)
     if warm:
         threading.Thread(target=_warm, name="affect-warm", daemon=True).start()
