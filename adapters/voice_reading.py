@@ -84,7 +84,10 @@ class Scale:
         centre = np.nanmean(rows[y == 0], axis=0)
         spread = np.nanstd(rows, axis=0) + 1e-6
         z = soft((rows - centre) / spread)
-        means = np.array([z[y == k].mean(axis=0) for k in range(len(CLASSES))])
+        acted = z[y > 0].mean(axis=0)  # stands for an emotion that no clip was labelled with
+        means = np.array(
+            [z[y == k].mean(axis=0) if (y == k).any() else acted for k in range(len(CLASSES))]
+        )
         rest = z - means[y]
         covariance = rest.T @ rest / len(rest)
         flat = np.eye(len(centre)) * np.trace(covariance) / len(centre)

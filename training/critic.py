@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -185,12 +186,15 @@ def train_critic(
     batch: int = 64,
     seed: int = 0,
     warm: Path | None = None,
+    aside: Callable[[Row], bool] = kept_aside,
+    quiet: bool = False,
 ) -> ImageCritic:
     """Critic A on `rows`; `where` are their indices in the cache.
 
     warm: a safetensors file whose tensors are taken over where name and shape fit.
+    aside: which rows are kept for calibration.
     """
-    at = [i for i, r in enumerate(rows) if not kept_aside(r)]
+    at = [i for i, r in enumerate(rows) if not aside(r)]
     learn = [rows[i] for i in at]
     words = vocabulary(learn)
     goal, weight = targets(learn, words), sampling(learn)
@@ -209,7 +213,7 @@ def train_critic(
     g = torch.Generator().manual_seed(seed)
     steps = max(1, samples // batch)
     start = load_checkpoint(work / "A", {"model": model}, {"model": average}, optimizer, g)
-    log = Log(work / "A.jsonl", batch)
+    log = Log(work / "A.jsonl", batch, quiet=quiet)
     model.train()
     for step in range(start, steps):
         drawn = torch.multinomial(weight, batch, replacement=True, generator=g)
@@ -318,8 +322,27 @@ def calibrate(
     aside = [i for i, r in enumerate(rows) if kept_aside(r)]
     others = [i for i, r in enumerate(rows) if not kept_aside(r)]
     others = others[:: max(1, len(others) // 1500)]
-    heads = predict(model, cache, [where[i] for i in aside])
     soft = np.stack([rows[i].soft for i in aside])
+    affect = torch.tensor([[rows[i].valence, rows[i].arousal] for i in aside])
+    human = np.array([rows[i].human for i in aside])
+    heads = predict(model, cache, [where[i] for i in aside])
+    cloud = predict(model, cache, [where[i] for i in others])["embedding"]
+    settle(model, heads, soft, affect, human)
+    set_domain(model, cloud, heads["embedding"])
+
+
+@torch.no_grad()
+def settle(
+    model: ImageCritic | ImageReader,
+    heads: dict[str, Tensor],
+    soft: np.ndarray,
+    affect: Tensor,
+    human: np.ndarray,
+) -> None:
+    """Set temperature and scales by the heads of pictures that no training has seen.
+
+    soft: (n, 13). affect: (n, 2), of which `human` (n,) were rated; variances fit these.
+    """
     model.temperature.fill_(fit_temperature(heads["logits"].double().numpy(), soft))
     strength = heads["strength"].numpy()
     top = soft[:, 1:].argmax(1)
@@ -328,23 +351,27 @@ def calibrate(
         strong = strength[(top == k) & (soft[:, 1 + k] > 0.2), k]
         if len(strong) < 5:  # too few to take a percentile of: the rarest emotions
             strong = np.sort(strength[:, k])[-5:]
+        if not len(without):  # every picture shows some of it
+            without = np.sort(strength[:, k])[:5]
         model.scale_low[k] = float(np.median(without))
         model.scale_high[k] = max(float(np.quantile(strong, 0.95)), float(np.median(without)) + 0.5)
-    human = np.array([rows[i].human for i in aside])
-    affect = torch.tensor([[rows[i].valence, rows[i].arousal] for i in aside])
     z2 = (affect - heads["affect"]) ** 2 / heads["affect_log_variance"].exp()
     scale = z2[torch.from_numpy(human)].mean(0).log()
     modules = model.heads if isinstance(model, ImageReader) else [model.heads]
     for h in modules:
         h.affect.bias[2:] += scale
-    cloud = predict(model, cache, [where[i] for i in others])["embedding"]
+
+
+@torch.no_grad()
+def set_domain(model: ImageCritic | ImageReader, cloud: Tensor, seen: Tensor) -> None:
+    """Set the in-domain Gaussian by embeddings (m, d), its quantiles by unseen ones (n, d)."""
     mean = cloud.mean(0)
     cov = torch.cov((cloud - mean).T)
     cov = 0.9 * cov + 0.1 * torch.diag(cov.diagonal().mean().expand(len(cov)))
     values, vectors = torch.linalg.eigh(cov)
     model.domain_mean.copy_(mean)
     model.domain_whiten.copy_(vectors * values.clamp_min(1e-6).rsqrt())
-    away = ((heads["embedding"] - mean) @ model.domain_whiten).norm(dim=1)
+    away = ((seen - mean) @ model.domain_whiten).norm(dim=1)
     model.domain_quantiles.copy_(torch.quantile(away, torch.linspace(0, 1, 101)))
 
 

@@ -10,7 +10,7 @@ prompts at that seed. Knows no training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -22,9 +22,9 @@ from PIL import Image, ImageDraw
 from adapters.emotion import CORE, VAD
 from adapters.reading import Reading
 from pipelines.drawing import INK, PAPER, SCALE, SOFT, fitted, write
+from training.intervals import over_groups
 
 Floats = NDArray[np.float64]
-DRAWS = 1000
 _SIDE = 32  # px of the thumbnails that are compared: layout, no texture
 _CELL, _LEFT, _TOP, _GAP = 112, 150, 40, 6
 
@@ -59,15 +59,15 @@ def judged(seen: Mapping[str, Judged], emotion: str, critic: str, reader: str) -
             top = (now[:, 1:].argmax(axis=1) == column).astype(float)
             row[who] = {
                 "mean": float(now[:, 1 + column].mean()),
-                "rise": over_prompts(np.mean, prompts, rise),
-                "strongest": over_prompts(np.mean, prompts, top),
+                "rise": over_groups(np.mean, prompts, rise),
+                "strongest": over_groups(np.mean, prompts, top),
             }
         towards = VAD[column, :2] / np.linalg.norm(VAD[column, :2])
         moved = _affect(stage.reader) - _affect(first.reader)
-        row["reader"]["towards"] = over_prompts(np.mean, prompts, moved @ towards)
+        row["reader"]["towards"] = over_groups(np.mean, prompts, moved @ towards)
         row["gap"] = row["critic"]["rise"][0] - row["reader"]["rise"][0]
         looks = np.stack([layout(p) for p in stage.pictures])
-        row["content"] = over_prompts(
+        row["content"] = over_groups(
             np.mean, prompts, nearest(looks, plain_looks, prompts, first.seeds)
         )
         row["diversity"] = diversity(stage.pictures, prompts) / max(
@@ -83,18 +83,6 @@ def _told(readings: Sequence[Reading]) -> Floats:
 
 def _affect(readings: Sequence[Reading]) -> Floats:
     return np.array([reading.vad_mean[:2] for reading in readings])
-
-
-def over_prompts(
-    figure: Callable[[Floats], Any], prompts: Sequence[str], values: Floats, seed: int = 0
-) -> tuple[float, float, float]:
-    """figure(values) with its 95 % interval: whole prompts are drawn, as their seeds are alike."""
-    names, which = np.unique(prompts, return_inverse=True)
-    rows = [np.flatnonzero(which == k) for k in range(len(names))]
-    draws = np.random.default_rng(seed).integers(0, len(rows), (DRAWS, len(rows)))
-    found = [figure(values[np.concatenate([rows[k] for k in some])]) for some in draws]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(figure(values)), float(low), float(high)
 
 
 def layout(picture: Image.Image) -> Floats:

@@ -158,9 +158,18 @@ def literature(means: Mapping[str, Mapping[str, float]], names: Sequence[str]) -
     return emotions, units
 
 
-def fit_critic(anchors: Anchors, corpus: Rows, shrink: float = SHRINK) -> MusicCritic:
-    """The critic from published figures and the features (m, len(FEATURES)) of free music."""
-    names = CRITIC_FEATURES
+def fit_critic(
+    anchors: Anchors,
+    corpus: Rows,
+    shrink: float = SHRINK,
+    *,
+    names: Sequence[str] = CRITIC_FEATURES,
+    heat: float = 1.0,
+) -> MusicCritic:
+    """The critic from published figures and the features (m, len(FEATURES)) of free music.
+
+    names: the features that it reads. heat: factor of the noise, a temperature of its posteriors.
+    """
     x = corpus[:, [FEATURES.index(name) for name in names]]
     figures = {
         key: np.array([[rows[name][key] for name in names] for rows in anchors.values()])
@@ -178,10 +187,9 @@ def fit_critic(anchors: Anchors, corpus: Rows, shrink: float = SHRINK) -> MusicC
     centre = means.mean(axis=0)
     noise = _correlation(x, shrink) * np.outer(figures["within"][0], figures["within"][0])
     between = (means - centre).T @ (means - centre) / len(means)
-    model = _assemble(
-        centre, scale, loadings, (noise + between) / np.outer(scale, scale), SEEN, names, x
-    )
-    return MusicCritic(model, names)
+    noise = heat * (noise + between) / np.outer(scale, scale)
+    seen = {cue: {n: w for n, w in of.items() if n in names} for cue, of in SEEN.items()}
+    return MusicCritic(_assemble(centre, scale, loadings, noise, seen, names, x), names)
 
 
 def fit_reader(heard: Rows, shrink: float = SHRINK_HEARD) -> MusicReader:

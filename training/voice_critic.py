@@ -49,6 +49,7 @@ EPOCHS, BATCH, RATE = 32, 32, 2e-3
 ALONE = 0.4  # share of training draws without a reference
 SMOOTH = 0.1  # of the labels: listeners agree with EmoDB's .86 of the time
 LONGEST = 250  # frames of a clip (4 s) that a step sees
+NEVER = -20.0  # logit of a class without training speech
 KERNEL, RIDGE = 0.45, 0.3  # of the reader; .3 to 1 and .1 to .6 differ by less than their noise
 
 
@@ -142,17 +143,19 @@ def empty_critic(corpus: Corpus, members: int = MEMBERS, **config: int | float) 
     """A critic with the scales of the training speech and untrained networks."""
     found, y = corpus.statistics.astype(np.float64), corpus.labels
     critic = VoiceCritic(members=members, **config)
-    acted = np.array([row.clip.dataset == "EmoDB" for row in corpus.rows])
+    acted = np.array([row.clip.dataset != "Kerstin" for row in corpus.rows])
     usual_voice = found[acted & (y == 0)].mean(axis=0)
     bases = np.array([corpus.base(i, found) for i in range(len(found))])
     known = ~np.isnan(bases[:, 0])
     spread = (found - np.where(known[:, None], bases, usual_voice)).std(axis=0) + 1e-3
     _set(critic, "usual", usual_voice)
     _set(critic, "statistics_scale", spread)
-    for kind, rows in (
-        ("alone", (found - usual_voice)[acted]), ("against", (found - bases)[acted & known])
-    ):  # fmt: skip
-        scale = Scale.fit(rows, y[acted if kind == "alone" else acted & known])
+    alone, against = (found - usual_voice)[acted], (found - bases)[acted & known]
+    of_known = y[acted & known]
+    if not ((of_known == 0).any() and (of_known > 0).any()):  # nobody's own voice is known
+        against, of_known = alone, y[acted]
+    for kind, rows, of in (("alone", alone, y[acted]), ("against", against, of_known)):
+        scale = Scale.fit(rows, of)
         for part in ("centre", "spread", "directions", "precision"):
             _set(critic, f"{kind}_{part}", getattr(scale, part))
     mean, whiten, quantiles = domain((found - usual_voice) / spread)
@@ -232,9 +235,9 @@ def batches(
     over time are; references are the mean of one to four neutral clips.
     """
     y = corpus.labels
-    kinds = [np.flatnonzero(y == k) for k in range(len(CLASSES))]
+    kinds = [np.flatnonzero(y == k) for k in range(len(CLASSES)) if (y == k).any()]
     for _ in range(steps):
-        at = [int(rng.choice(kinds[int(k)])) for k in rng.integers(0, len(CLASSES), BATCH)]
+        at = [int(rng.choice(kinds[int(k)])) for k in rng.integers(0, len(kinds), BATCH)]
         frames, bases, flags = [], [], []
         for i in at:
             frames.append(_cut(corpus.rows[i].frames, rng))
@@ -285,6 +288,9 @@ def fit_critic(
         loss = train_member(critic, member, corpus, 1000 * seed + k, epochs)
         if say:
             print(f"critic: network {k + 1} of {members}, loss {loss:.3f}", flush=True)
+        for absent in set(range(len(CLASSES))) - set(corpus.labels.tolist()):
+            with torch.no_grad():  # what nobody has shown it is never its answer
+                member.head.weight[absent], member.head.bias[absent] = 0.0, NEVER
     return critic.eval()
 
 
