@@ -107,14 +107,20 @@ def _run(given: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
         return {}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
     torch.set_flush_denormal(True)  # tiny moments and gradients run an order slower on a CPU
     with contextlib.redirect_stdout(sys.stderr):
         if together:
             from accelerate import Accelerator
 
+            # Without being told, it would let every process believe that it is alone on a CPU.
+            cpu = settings.device == "cpu" or not torch.accelerator.is_available()
             return recipes.pictures(settings, row, out, resume=resume, dry_run=dry, tell=tell,
-                                    accelerator=Accelerator())  # fmt: skip
+                                    accelerator=Accelerator(cpu=cpu))  # fmt: skip
         if verb == "lora":
             return recipes.style(named, settings, row, out, resume=resume, tell=tell)
         if verb == "slider":
