@@ -60,9 +60,9 @@ EXAMPLES: dict[str, str] = {
 def taught(command: Any, words: str) -> Any:
     """The same click command with its example at the end of `--help`, and so all below it.
 
-    An epilog that a verb has written itself stays.
+    What a verb says itself stays.
     """
-    if words in EXAMPLES and not command.epilog:
+    if words in EXAMPLES and not command.epilog and "Example:" not in (command.help or ""):
         command.epilog = f"Example: {EXAMPLES[words]}"
     for name, below in getattr(command, "commands", {}).items():
         taught(below, f"{words} {name}")

@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import typer
 
 from adapters.emotion import EmotionTimeline
-from pipelines.film import FilmParams
-from pipelines.image import ImageParams
-from pipelines.music import MusicParams
-from pipelines.portrait import PortraitParams
-from pipelines.video import VideoParams
-from pipelines.voice import VoiceParams
-from studio.cli import app
+from tests.command_lines import commands_in, read_command
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (affect .+?)(?:\s+#.*)?$", README, re.M)
-COMMANDS += re.findall(r"`(affect \w+ [^`]+)`", README.replace("\n", " "))
+COMMANDS = commands_in(README)
 RECIPES = re.findall(r"^    python -m (\S+)", README, re.M)
-
-
-def params_table(kind: type) -> str:
-    """Write the table of the public knobs; to renew the README, paste what this returns."""
-    rows = ["| knob | default | what it does |", "|---|---|---|"]
-    for field in dataclasses.fields(kind):
-        # Not a dict: 0 is False and 1.0 is True.
-        match field.default:
-            case bool(on):
-                shown = "on" if on else "off"
-            case None:
-                shown = field.metadata.get("unset", "the model's own")
-            case number:
-                shown = f"{number}" or "none"
-        flag = f"`--{field.name.replace('_', '-')}`"
-        rows.append(f"| {flag} | {shown} | {field.metadata['help']} |")
-    return "\n".join(rows)
-
-
-KINDS = [
-    ("image", ImageParams),
-    ("music", MusicParams),
-    ("voice", VoiceParams),
-    ("portrait", PortraitParams),
-    ("video", VideoParams),
-    ("film", FilmParams),
-]
-
-
-@pytest.mark.parametrize(("modality", "kind"), KINDS)
-def test_table_of_knobs_is_the_dataclass(modality: str, kind: type) -> None:
-    found = re.search(rf"<!-- params:{modality}.*?-->\n(.*?)<!-- /params -->", README, re.S)
-    assert found
-    assert found.group(1).strip() == params_table(kind)
 
 
 def test_there_are_commands_to_check() -> None:
@@ -67,20 +23,7 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_parses(line: str) -> None:
-    # It would print and leave; a picture needs a prompt instead, a film a scene.
-    line = line.replace("image --help", "image x").replace("film --help", "film x.toml")
-    line = line.replace(" --help", "")
-    # make_context reads verb and options as a run would, and calls nothing.
-    command, arguments = typer.main.get_command(app), shlex.split(line)[1:]
-    context = command.make_context("affect", list(arguments))
-    rest = arguments
-    while hasattr(command, "resolve_command"):
-        name, command, rest = command.resolve_command(context, list(rest))
-        context = command.make_context(name, list(rest), parent=context)
-        rest = [*getattr(context, "_protected_args", []), *context.args]
-    emotion = context.params.get("emotion")
-    if emotion and emotion not in ("all", "neutral", "from-audio"):
-        EmotionTimeline.parse(emotion)
+    read_command(line)
 
 
 @pytest.mark.parametrize("module", RECIPES)
