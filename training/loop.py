@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +51,24 @@ def cosine(step: int, total: int, peak: float, warmup: int) -> float:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class LossError(ValueError):
+    """A run whose loss is no number: one line; its last checkpoint is whole."""
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], step: int) -> None:
+    """Clip gradients to norm 1 before optimiser step `step` (from 0) is taken.
+
+    Raises:
+        LossError: when they, and so the loss, are no numbers. No weight has been touched then.
+    """
+    if not bool(nn.utils.clip_grad_norm_(parameters, 1.0).isfinite()):
+        msg = (
+            f"loss: no number at step {step + 1}, weights are left as they were; start again with "
+            "a lower rate, in another folder"
+        )
+        raise LossError(msg)
 
 
 def save_checkpoint(

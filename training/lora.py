@@ -39,7 +39,7 @@ from adapters.content import opposite, slider_prompts
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
 from adapters.slider_file import read_metadata, write_slider
-from training.loop import Log, cosine, load_checkpoint, save_checkpoint
+from training.loop import Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
 from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
 from training.student import StudentError, noised, student
 
@@ -372,7 +372,7 @@ def _fit(
         loss = error[: settings.batch].mean()
         held_loss = error[settings.batch :].mean() if extra else torch.zeros(())
         (loss + settings.anchor_weight * held_loss).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        clip_gradients(parameters, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1

@@ -39,7 +39,7 @@ from pipelines.music_layout import PIECE_CONTROLS, Edges, Layout
 from pipelines.music_sheet import SOURCES, Sheet, found_sheet
 from training.folder import Dataset
 from training.folder_style import StyleError, read_style
-from training.loop import Log, cosine, load_checkpoint, save_checkpoint
+from training.loop import Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
 from training.music import Song, batches, ignored_tokens, loss_of, padded, ready, window
 from training.music_data import SHORTEST
 
@@ -386,7 +386,7 @@ def _fit(
             group["lr"] = cosine(round(1000 * progress()), 1000, settings.rate, 50)
         loss = loss_of(student, next(feed), ignored)
         loss.backward()
-        nn.utils.clip_grad_norm_(matrices, 1.0)
+        clip_gradients(matrices, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1

@@ -38,7 +38,7 @@ from pipelines.portrait_model import (
     PortraitPipeline,
     make_scheduler,
 )
-from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
+from training.loop import Average, Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
 from training.portrait_data import Clip, Feed, prepared, scale_of, split
 
 BATCH = 24
@@ -275,7 +275,7 @@ def fit_model(
         total = found.diffusion + SPEED_WEIGHT * found.speed + found.reading
         (total + settings.discriminate * min(1.0, 4 * share) * found.discrimination).backward()
         for name, module in (("denoiser", model), ("reader", reader)):
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            clip_gradients(module.parameters(), step)
             optimizers[name].step()
             optimizers[name].zero_grad(set_to_none=True)
         average.update(model, step)

@@ -49,7 +49,7 @@ from pipelines.voice_model import (
     condition_of,
     make_scheduler,
 )
-from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
+from training.loop import Average, Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
 from training.voice_data import (
     HELD_SPEAKERS,
     Pair,
@@ -481,7 +481,7 @@ def fit_model(
                 with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
                     loss = loss_of(model, HEADS[name], batch, alphas, generator)
                 loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            clip_gradients(model.parameters(), step)
             optimizers[name].step()
             optimizers[name].zero_grad(set_to_none=True)
             averages[name].update(model, step)
