@@ -3,6 +3,8 @@
     affect train lora --modality image --backbone DIR --data photos/ --config my.toml
     affect train slider --backbone DIR --emotion sadness --no-data
     affect train directions --backbone DIR
+    affect train critic --modality voice --data takes/
+    affect train distill --backbone DIR --emotion sadness
 
 What the commands do stands in training.recipes, their knobs in the dataclasses of training.config.
 This file collects what was typed and what a TOML file says, tells on stderr how it goes, and prints
@@ -36,6 +38,8 @@ from training.config import (
     read,
     source_of,
 )
+from training.config_critic import Critic
+from training.config_distill import Distill
 
 Modality = Annotated[
     str | None,
@@ -79,6 +83,11 @@ def app() -> typer.Typer:
     verb.command("lora")(with_params(lora, *kinds, panels=panels))
     verb.command("slider")(with_params(slider, Slider))
     verb.command("directions")(with_params(directions, Directions))
+    from studio.train_critic import critic
+    from studio.train_distill import distill
+
+    verb.command("critic")(with_params(critic, Critic))
+    verb.command("distill")(with_params(distill, Distill))
     return verb
 
 

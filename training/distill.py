@@ -185,6 +185,17 @@ def distill(
     return {"path": str(out), "emotions": figures}
 
 
+def check_resume(which: str | None) -> None:
+    """Refuse what `--resume` cannot be told here: rounds are gone on with where they stopped.
+
+    Raises:
+        DistillError: anything but "latest".
+    """
+    if which not in (None, "latest"):
+        msg = f'resume: allowed latest, received "{which[:40]}"; rounds have no other checkpoints'
+        raise DistillError(msg)
+
+
 def _check_out(out: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         msg = f"out: {out} is a file; name a folder"
@@ -197,7 +208,10 @@ def _check_out(out: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
         write_json(begun, facts)
         return
     if not resume:
-        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        msg = (
+            f"out: {out} holds a run that was stopped; pass --resume latest to go on, or another "
+            "--out"
+        )
         raise DistillError(msg)
     found = json.loads(begun.read_text(encoding="utf-8"))
     if changed := sorted(key for key in facts if found.get(key) != facts[key]):
@@ -311,7 +325,7 @@ def _painted(
                     found[p, s] = Candidate(name, p, s, float(soft_score(reading, target)))
                 _write_scores(index, [found[pair] for pair in want if pair in found])
                 if stopped():
-                    run.tell(f"stopped after {len(found)} pictures; pass --resume to go on")
+                    run.tell(f"stopped after {len(found)} pictures; pass --resume latest to go on")
                     raise KeyboardInterrupt
     return [replace(found[pair], path=str(folder / found[pair].path)) for pair in want]
 
