@@ -50,8 +50,9 @@ def wire(
         busy = [gr.update(interactive=one is stop) for one in buttons]
         return [cards.progress("Waiting for its turn …"), *busy]
 
-    def idle() -> list[Any]:
-        return [gr.update(interactive=one is not stop) for one in buttons]
+    def idle() -> Any:
+        states = [gr.update(interactive=one is not stop) for one in buttons]
+        return states if len(states) > 1 else states[0]  # of one output gradio wants no list
 
     first = gr.on(triggers, live, None, [result.told, *buttons], trigger_mode="once", **QUIET)
     event = first.then(

@@ -40,6 +40,7 @@ _BESIDE = {
     "amusement": (0.07, 0.08, "start"), "love": (0.0, -0.09, "middle"),
     "surprise": (-0.07, -0.03, "end"), "anger": (0.06, 0.07, "start"),
     "fear": (0.0, -0.08, "middle"), "disgust": (0.06, 0.08, "start"),
+    "awe": (0.07, -0.04, "start"),
 }  # fmt: skip
 NAMES: list[list[Any]] = [
     [name, float(v), float(a), COLOURS[name], *_BESIDE.get(name, (0.0, 0.13, "middle"))]

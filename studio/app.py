@@ -109,7 +109,7 @@ def _panel() -> Panel:
             preset = gr.Dropdown(
                 preset_names(), value=None, label="Preset course", min_width=160, elem_id="preset"
             )
-    with gr.Row():
+    with gr.Row(elem_classes="chips"):
         for shown, form in EXAMPLES:
             gr.Button(shown, size="sm", min_width=60).click(
                 lambda form=form: form, None, text, **QUIET

@@ -40,7 +40,7 @@ def map_view(value: Any = None, **more: Any) -> Any:
 def gallery_tab(panel: Any, out: Path) -> Result:
     """The tab, and the components that show the chosen take."""
     with gr.Tab("Gallery", id="gallery") as tab:
-        with gr.Row():
+        with gr.Row(elem_classes="filters"):
             words = gr.Textbox(label="Words", placeholder="of the prompt", min_width=140)
             emotion = gr.Dropdown(["any", *CORE], value="any", label="Emotion", min_width=120)
             modality = gr.Dropdown(
@@ -53,21 +53,22 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             liked = gr.Checkbox(False, label="Favourites only", min_width=120)
         found = gr.HTML("", elem_id="found")
         grid = gr.Gallery(
-            label="Takes", columns=4, height=330, allow_preview=False, fit_columns=False,
-            interactive=False, elem_id="gallery", buttons=[],
+            label="Takes", columns=5, height="auto", allow_preview=False, show_label=False,
+            fit_columns=False, interactive=False, elem_id="gallery", buttons=[], visible=False,
         )  # fmt: skip
         with gr.Accordion("Map of valence and arousal", open=False):
             chart = map_view(elem_id="map", label="Map")
         keys, pinned, undo_token = gr.State([]), gr.State(""), gr.State("")
         many = gr.State(PAGE)
         more = gr.Button("Show more", size="sm", visible=False, elem_id="more-gallery")
-        result = result_area("gallery", tuple(OFFERS))
-        with gr.Row(elem_classes="actions"):
+        result = result_area("gallery", tuple(OFFERS), "Choose a take to see it here.")
+        with result.actions:
             compare = gr.Button("Compare with …", size="sm", min_width=90, elem_id="compare")
             delete = gr.Button("Delete", size="sm", min_width=70, elem_id="delete")
+        with gr.Row(elem_classes="actions"):
+            export = gr.Button("Export all found", size="sm", min_width=90, elem_id="export")
             undo = gr.Button("Undo delete", size="sm", interactive=False, min_width=70,
                              elem_id="undo")  # fmt: skip
-            export = gr.Button("Export all found", size="sm", min_width=90, elem_id="export")
             stop = gr.Button("Stop", size="sm", interactive=False, min_width=60,
                              elem_id="stop-gallery")  # fmt: skip
         copies = gr.File(label="Copies", file_count="multiple", visible=False, interactive=False,
@@ -92,7 +93,8 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             text = "No take is like that." if searched else "Nothing made yet; the tabs make it."
         pictures = [(_thumbnail(library, one), _caption(one)) for one in first]
         return [
-            pictures, [one.key for one in entries], {"dots": [_dot(one) for one in entries]},
+            gr.update(value=pictures, visible=bool(pictures)),
+            [one.key for one in entries], {"dots": [_dot(one) for one in entries]},
             cards.progress(text), gr.update(visible=len(first) < len(entries)),
         ]  # fmt: skip
 

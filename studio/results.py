@@ -64,13 +64,15 @@ OFFERS = {
 USUAL = ("again", "other", "like")
 
 
-def result_area(modality: str, offers: Sequence[str] = USUAL) -> Result:
+def result_area(
+    modality: str, offers: Sequence[str] = USUAL, empty: str = "Nothing made yet."
+) -> Result:
     """The part of a tab that shows what was made; empty parts take no room.
 
-    offers: what can be done to a take, of `OFFERS`.
+    offers: what can be done to a take, of `OFFERS`. empty: what is said before the first.
     """
-    told = gr.HTML(cards.progress("Nothing made yet."), elem_id=f"told-{modality}")
-    with gr.Row():
+    told = gr.HTML(cards.progress(empty), elem_id=f"told-{modality}")
+    with gr.Row(elem_classes="shown"):
         with gr.Column(scale=1, min_width=280):
             sketch = gr.HTML("", visible=False, elem_id=f"sketch-{modality}")
             picture = gr.Gallery(

@@ -37,8 +37,8 @@ from studio.results import (
     told_only,
     values,
 )
-from studio.run import PANELS, fresh_seed
-from studio.widgets import backbones_of, control, knobs, params_from, styles_of
+from studio.run import PANELS
+from studio.widgets import backbones_of, control, knobs, params_from, seed_of, styles_of
 
 SAMPLES = ASSETS / "samples"
 MODES_OF_PEOPLE = ("portrait", "voice")
@@ -149,7 +149,7 @@ def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
             given = {name: Path(one) for name, one in zip(names, rest, strict=False) if one}
             requests = making.requests_of(
                 modality, prompt or "", felt(text, line, modality),
-                seed=fresh_seed() if seed is None else int(seed), n=int(n), backbone=backbone,
+                seed=seed_of(seed), n=int(n), backbone=backbone,
                 params=params_from(modality, rest[len(names):], out), inputs=given, out=out,
                 agreed=agreed,
             )  # fmt: skip
@@ -211,8 +211,8 @@ def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
     """(seed, n, best of, model) and a control for each knob, by name."""
     with gr.Accordion("Settings", open=False, elem_id=f"settings-{modality}"):
         with gr.Row():
-            seed = gr.Number(None, label="Seed", info="fresh if left empty", precision=0,
-                             minimum=0, maximum=2**53 - 1, elem_id=f"seed-{modality}")  # fmt: skip
+            seed = gr.Textbox("", label="Seed", info="fresh if left empty", max_length=16,
+                              placeholder="fresh", elem_id=f"seed-{modality}")  # fmt: skip
             n = gr.Slider(1, 8, 1, step=1, label="How many")
             best = gr.Slider(0, 32, 0, step=1, label="Best of", info="0: keep them all")
             backbone = gr.Dropdown(backbones_of(modality), value=DEFAULTS[modality], label="Model")
@@ -233,7 +233,7 @@ def _upload(kind: str, label: str, value: str | None) -> Any:
     if kind == "sound":
         return gr.Audio(value, label=label, type="filepath", sources=["upload", "microphone"],
                         buttons=["download"], min_width=180)  # fmt: skip
-    return gr.File(value, label=label, type="filepath", file_types=SUFFIXES[kind], height=120,
+    return gr.File(value, label=label, type="filepath", file_types=SUFFIXES[kind], height=150,
                    min_width=160)  # fmt: skip
 
 
@@ -259,7 +259,7 @@ def grid_tab(panel: Any, out: Path) -> Result:
             from studio.grid import emotion_names, grid_requests, write_sheet
 
             wanted = emotion_names(",".join(names or []))
-            number = fresh_seed() if seed is None else int(seed)
+            number = seed_of(None if seed is None else int(seed))
             requests = grid_requests(
                 prompt, wanted, int(levels), neutral=True, seed=number,
                 backbone=DEFAULTS["image"], params={},

@@ -17,8 +17,9 @@ import gradio as gr
 from adapters.curves import presets
 from pipelines import BACKBONES, DEFAULTS, BackboneError
 from pipelines.params import ParamError
-from studio.run import params_of
+from studio.run import fresh_seed, params_of
 
+MOST_SEED = 2**53 - 1  # whole numbers that a browser holds exactly
 STYLES = "styles"
 """Folder within the out folder that holds trained styles."""
 _CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -64,7 +65,10 @@ def control(one: dataclasses.Field[Any], modality: str, styles: Sequence[str] = 
         return gr.Checkbox(bool(usual), label=title, info=about)
     if kind == "str":
         return gr.Textbox(str(usual or ""), label=title, info=about, max_length=2000)
-    if usual is None or low is None or high is None or high - low > 1000:
+    if usual is None:
+        # An empty number box turns into 0 as soon as it is drawn (gradio 6.31); words stay empty.
+        return gr.Textbox("", label=title, info=about, placeholder="automatic", max_length=20)
+    if low is None or high is None or high - low > 1000:
         step = one.metadata.get("step", 1 if kind == "int" else 0.1)
         return gr.Number(
             usual, label=title, info=about, minimum=low, maximum=high, step=step,
@@ -92,12 +96,37 @@ def params_from(
         if options and value not in [choice for _, choice in options]:
             msg = f"{one.name}: one of those offered, received {str(value)[:40]!r}; choose again"
             raise ParamError(msg)
-        if value is None or value == known.get(one.name, one.default):
+        usual_value = known.get(one.name, one.default)
+        if usual_value is None and isinstance(value, str):
+            value = _number(one.name, value, whole=str(one.type).startswith("int"))
+        if value is None or value == usual_value:
             continue
         if one.name == _STYLE.get(modality, "lora") and options:
             value = str(out / STYLES / modality / value) if value else ""
         found[one.name] = value
     return found
+
+
+def _number(name: str, text: str, *, whole: bool) -> float | None:
+    """What was typed where a number may be; None where it was left empty."""
+    if not text.strip():
+        return None
+    try:
+        return int(text) if whole else float(text.replace(",", "."))
+    except ValueError:
+        msg = f"{name}: a number or nothing, received {text[:20]!r}; correct it in the settings"
+        raise ParamError(msg) from None
+
+
+def seed_of(typed: Any) -> int:
+    """The seed that was typed; a fresh one where nothing was. Raises ParamError in one line."""
+    text = "" if typed is None else str(typed).strip()
+    if not text:
+        return fresh_seed()
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        msg = f"seed: 0 to {MOST_SEED}, or nothing for a fresh one, received {text[:20]!r}"
+        raise ParamError(f"{msg}; correct it in the settings")
+    return int(text)
 
 
 def styles_of(out: Path, modality: str) -> list[str]:
