@@ -85,20 +85,20 @@ def image(
         backbone, emotions=names, levels=levels, seeds=seeds, params=params, save=save, **place
     )
     no_bars()
-    found: Calibration = _last(sweep, f"calibrating {row.name}")
+    found: Calibration = follow(sweep, f"calibrating {row.name}")
     examined: Examined = {}
     if examine:
         painter = loaded(row, **place)
         for when in (False, True):
             knobs = {**params, "calibrated": when}
             what = f"examining {row.name} {'with' if when else 'without'} calibration"
-            examined["after" if when else "before"] = _last(
+            examined["after" if when else "before"] = follow(
                 compare(painter, emotions=names, params=knobs), what
             )
     return report(found, names, out, examined=examined, as_json=as_json)
 
 
-def _last(events: Iterator[Any], what: str) -> Any:
+def follow(events: Iterator[Any], what: str) -> Any:
     """Follow the steps of a sweep on stderr and return what it yields at last."""
     from pipelines import Step
 

@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "models": ("studio.models:app", "List, verify and pull model weights.", "Set up"),
     "train": ("studio.train:app", "Teach a model a style from files of your own.", "Set up"),
     "calibrate": ("studio.calibrate:app", "Measure and store how a model answers.", "Set up"),
+    "evaluate": ("studio.evaluate:app", "A report: does the dial do what it says?", "Set up"),
     "export": ("studio.export:app", "A LoRA for diffusers, ComfyUI or WebUI.", "Set up"),
     "demo": ("studio.demo:app", "Make a few takes offline and a page that shows them.", "Set up"),
 }
