@@ -16,6 +16,7 @@ import gradio as gr
 
 from adapters.emotion import EmotionError
 from studio.affect_pad import FIRST, SECONDS, mixture_view, pad_view, panel_of, script, text_of
+from studio.notice import PAGE_NOTICE
 from studio.timeline import preset_names, stretched, timeline_view, with_preset
 
 QUIET: dict[str, Any] = {
@@ -73,6 +74,7 @@ def build_app(out: Path, *, public: bool = True) -> Any:
                 film = film_tab(panel, out)
                 training_tab(out)
                 gallery = gallery_tab(panel, out)
+        gr.HTML(f'<p role="note">{PAGE_NOTICE}</p>', elem_id="notice")
         add_use_as(tabs, media, (film, gallery), out)
         page.unload(_left)
         if public:

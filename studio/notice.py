@@ -59,6 +59,15 @@ PORTRAIT_NOTICE = (
     "they read a face, not what a person feels."
 )
 
+PAGE_NOTICE = (
+    "Everything made here is marked as synthetic; leave the mark on. Use only faces and voices of "
+    "people who agreed, and say that it is artificial wherever you publish one (EU AI Act, "
+    "Art. 50(4)). Bars and curves say how two readers read a work, not what anyone feels. Whoever "
+    "reads the emotions of people must tell them (Art. 50(3)); at work and in education that is "
+    "forbidden (Art. 5(1)(f))."
+)
+"""What stands at the foot of the page in a browser, for whoever is in front of it."""
+
 
 def is_ours(file: Path) -> bool:
     """Whether the file carries a whole request of this studio and nobody real went into it."""

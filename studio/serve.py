@@ -32,6 +32,10 @@ def serve(
     auth: Annotated[
         str, typer.Option("--auth", help="NAME:PASSWORD, or NAME:env:VARIABLE to keep it hidden.")
     ] = "",
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Host name of a proxy in front of it; needs --auth."),
+    ] = None,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Offer the text-only functions as tools (MCP).")
     ] = False,
@@ -49,9 +53,11 @@ def serve(
     from studio.server import check_open, launch, login, until_interrupted
 
     known = login(auth)
-    check_open(host, share, known)
+    check_open(host, share, known, names or ())
     note("starting; the page takes some seconds")
-    page, address = launch(out, host=host, port=port, auth=known, share=share, mcp=mcp, block=False)
+    page, address = launch(
+        out, host=host, port=port, auth=known, share=share, mcp=mcp, block=False, names=names or ()
+    )
     result(address)
     note(f"takes are kept in {out}; Ctrl-C ends it")
     until_interrupted(page)

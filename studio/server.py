@@ -9,11 +9,10 @@ Source: measured on Gradio 6.31; Host and Origin are compared as ComfyUI does on
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,24 +140,32 @@ def login(text: str) -> tuple[str, str] | None:
     return name, word
 
 
-def check_open(host: str, share: bool, auth: tuple[str, str] | None) -> None:
-    """Refuse to be reached from elsewhere without a login; raises ServerError in one line."""
-    if auth is not None or (host in LOCAL and not share):
+def check_open(
+    host: str, share: bool, auth: tuple[str, str] | None, names: Sequence[str] = ()
+) -> None:
+    """Refuse to be reached from elsewhere without a login; raises ServerError in one line.
+
+    names: what a proxy in front is called, see `hosts_of`.
+    """
+    for name in names:
+        if not name or bare(name) != name.lower():
+            msg = f"name: a host name without scheme and port, received {name!r}; give that"
+            raise ServerError(msg)
+    if auth is not None or (host in LOCAL and not share and not names):
         return
-    what = "share" if share else f"host {host}"
+    what = "share" if share else f"host {host}" if host not in LOCAL else f"name {names[0]}"
     msg = f"serve: {what} lets others in, so it needs --auth NAME:PASSWORD; add it or leave it out"
     raise ServerError(msg)
 
 
-def hosts_of(host: str, share: bool) -> tuple[str, ...]:
-    """Names that a server on this address answers to; () for any."""
+def hosts_of(host: str, share: bool, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names that a server on this address answers to; () for any.
+
+    names: those under which a proxy in front is reached, which passes them on as Host.
+    """
     if share or host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return ()
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return (*LOCAL, host.lower())
-    return (*LOCAL, host)
+    return (*LOCAL, host.lower(), *(name.lower() for name in names))
 
 
 def launch(
@@ -171,12 +178,13 @@ def launch(
     mcp: bool = False,
     block: bool = True,
     warm: bool = True,
+    names: Sequence[str] = (),
 ) -> tuple[Any, str]:
     """Start serving; returns the page and its address. block: until Ctrl-C.
 
     warm: load the painter in the background, so that the first picture is quick.
     """
-    check_open(host, share, auth)
+    check_open(host, share, auth, names)
     out = prepare(out)
     from starlette.middleware import Middleware
 
@@ -191,7 +199,7 @@ def launch(
         max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp, allowed_paths=[],
         enable_monitoring=False, ssr_mode=False, pwa=False, show_error=True, strict_cors=True,
         footer_links=["api", "settings"], prevent_thread_lock=True,
-        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share))]},
+        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share, names))]},
         **style(),
     )  # fmt: skip
     page.server.config.timeout_graceful_shutdown = 1  # s: an open page must not hold Ctrl-C up

@@ -21,6 +21,7 @@ from pipelines.music import MusicParams
 from pipelines.portrait import PortraitParams
 from pipelines.video import VideoParams
 from pipelines.voice import VoiceParams
+from studio.server import ServerError, check_open, hosts_of
 from tests.command_lines import commands_in, read_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,20 @@ def test_the_changelog_is_one() -> None:
 
 
 # Hosting -----------------------------------------------------------------------------------------
+
+
+def test_a_proxy_is_answered_under_its_name_only() -> None:
+    """What docs/hosting.md says of --name."""
+    names = ("Studio.Example.org",)
+    assert {"127.0.0.1", "studio.example.org"} <= set(hosts_of("127.0.0.1", False, names))
+    assert "studio.example.org" not in hosts_of("127.0.0.1", False)
+    check_open("127.0.0.1", False, ("me", "long enough"), names)
+    with pytest.raises(ServerError, match=r"name Studio\.Example\.org lets others in"):
+        check_open("127.0.0.1", False, None, names)
+    for wrong in ("https://studio.example.org", "studio.example.org:443", "", "a/b"):
+        with pytest.raises(ServerError, match="without scheme and port"):
+            check_open("127.0.0.1", False, ("me", "long enough"), (wrong,))
+
 
 SERVICE = ROOT / "docs" / "hosting" / "affect-studio.service"
 
