@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 CELL, GAP, HEAD, SIDE = 144, 10, 58, 112  # px of a picture, between them, above, for the names
+RISE = 0.01
+"""A slope that is steeper by less has not risen: a hundredth of a strong real example."""
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 Weigh = Callable[[torch.Tensor], None]
@@ -205,4 +207,8 @@ class Looks:
         return True
 
     def _since(self) -> int:
-        return len(self.seen) - 1 - int(np.argmax(self.seen))
+        best, last = -float("inf"), 0
+        for k, slope in enumerate(self.seen):
+            if slope > best + RISE:
+                best, last = slope, k
+        return len(self.seen) - 1 - last
