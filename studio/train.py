@@ -107,17 +107,15 @@ def lora(
     named, settings = recipes.lora_settings(source_of(config), modality, params)
     row = recipes.backbone_of(settings.backbone, named)
     out = recipes.out_of(settings.out, f"lora-{named}", row)
-    if dry_run and named != "image":
-        note(f"{LORAS[named].__name__}: {Path(settings.data)} -> {out}, nothing is trained")
-        result(as_toml(settings, modality=named).rstrip())
-        return 0
     with _training(offline=named != "image"):
         if named == "image":
             figures = recipes.pictures(
                 cast(ImageLora, settings), row, out, resume=resume, dry_run=dry_run, tell=note
             )
         else:
-            figures = recipes.style(named, settings, row, out, resume=resume, tell=note)
+            figures = recipes.style(
+                named, settings, row, out, resume=resume, dry_run=dry_run, tell=note
+            )
     return _told(figures, out, as_json=as_json)
 
 

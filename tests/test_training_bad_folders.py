@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.media import load_image
 from pipelines.media_midi import encode_midi
 from pipelines.media_sound import encode_sound
 from studio.cli import run
@@ -126,3 +127,19 @@ def test_a_layout_of_another_modality_is_refused(
     assert "layout: emopia holds music, not voice" in capsys.readouterr().err
     assert run([*command, "ravdes"]) == 2
     assert 'layout: "ravdes" is not known; allowed: auto, emodb' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("modality", list(SUFFIX))
+def test_a_dry_run_shows_what_the_folder_holds(
+    modality: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    three(data, modality)
+    command = ["train", "lora", "--modality", modality, "--data", str(data), "--out", str(out)]
+    assert run([*command, "--steps", "40", "--dry-run"]) == 0
+    said_ = capsys.readouterr()
+    assert said_.out == f"{out / 'first_files.png'}\n"
+    assert f"3 of 3 files for {modality}" in said_.err
+    assert "40 steps of" in said_.err
+    assert np.asarray(load_image(out / "first_files.png")).std() > 10
+    assert [path.name for path in out.iterdir()] == ["first_files.png"]

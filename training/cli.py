@@ -99,7 +99,7 @@ def _run(given: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
     row = recipes.backbone_of(settings.backbone, kind)
     out = recipes.out_of(settings.out, {"lora": f"lora-{named}", "slider": "sliders"}.get(
         verb, verb), row)  # fmt: skip
-    if dry and (verb, named) != ("lora", "image"):
+    if dry and verb != "lora":
         return {"path": str(out), "steps": 0}
     rank, _ = recipes.launched()
     together = (verb, named) == ("lora", "image")
@@ -122,7 +122,7 @@ def _run(given: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
             return recipes.pictures(settings, row, out, resume=resume, dry_run=dry, tell=tell,
                                     accelerator=Accelerator(cpu=cpu))  # fmt: skip
         if verb == "lora":
-            return recipes.style(named, settings, row, out, resume=resume, tell=tell)
+            return recipes.style(named, settings, row, out, resume=resume, dry_run=dry, tell=tell)
         if verb == "slider":
             return recipes.sliders(settings, row, out, restart=restart, tell=tell)
         return recipes.directions(settings, row, out, tell=tell)

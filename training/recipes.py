@@ -183,7 +183,14 @@ def keep_settings(out: Path, settings: Params, modality: str) -> None:
 
 
 def style(
-    modality: str, settings: Any, row: Backbone, out: Path, *, resume: str | None, tell: Tell
+    modality: str,
+    settings: Any,
+    row: Backbone,
+    out: Path,
+    *,
+    resume: str | None,
+    dry_run: bool = False,
+    tell: Tell,
 ) -> dict[str, Any]:
     """Learn a style of music, voice or face (training.{music,voice,portrait}_lora).
 
@@ -196,6 +203,8 @@ def style(
     if row.folder is None:
         msg = f"backbone: {row.name} is not on this machine; give a folder"
         raise ValueError(msg)
+    if dry_run:
+        return {"path": str(_first_files(modality, settings, out, tell)), "steps": 0}
     learn = {"music": _music, "voice": _voice, "portrait": _portrait}[modality]
     knobs = settings.to_json()
     data = Path(knobs.pop("data"))
@@ -203,6 +212,21 @@ def style(
     given = {"backbone": row.folder, "base": row.name, "out": out, "resume": bool(resume),
              "tell": tell}  # fmt: skip
     return learn(data, given, tell, **knobs)
+
+
+def _first_files(modality: str, settings: Any, out: Path, tell: Tell) -> Path:
+    """Tell what the folder holds and draw some of it, as a contact sheet."""
+    from pipelines.ledger import write_atomic
+    from pipelines.media import encode_image
+    from training.folder_style import read_style
+
+    dataset = read_style(settings.data, modality, settings.layout, tell=tell)
+    limit = f", or {settings.minutes:g} minutes" if settings.minutes else ""
+    tell(f"{settings.steps} steps of {settings.batch} samples at most{limit}; rank {settings.rank}")
+    path = out / "first_files.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encode_image(dataset.sheet(12), "png", {}))
+    return path
 
 
 def _music(data: Path, given: dict[str, Any], tell: Tell, **knobs: Any) -> dict[str, Any]:
