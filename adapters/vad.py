@@ -10,7 +10,9 @@ Source: Russell & Mehrabian 1977 for the scale; the pursuit and its stop rules a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -39,44 +41,83 @@ def solve(vad: ArrayLike, anchors: Mapping[str, Sequence[float]]) -> dict[str, f
         msg = f"vad: expected three finite numbers (valence, arousal, dominance), received {vad!r}"
         raise ValueError(msg)
     names = list(anchors)
-    table = (np.array([anchors[name] for name in names], dtype=np.float64).reshape(-1, 3) / SD).T
+    fits = _fits(tuple(tuple(map(float, anchors[name])) for name in names))
     goal = point / SD
+    empty = float(np.sqrt(goal @ goal))
+    left_of, weights_of = fits.of(goal)
     chosen: list[int] = []
-    weights: Array = np.zeros(0)
-    left = float(np.linalg.norm(goal))
+    best, left = -1, empty
     while len(chosen) < min(MOST_ANCHORS, len(names)) and left >= CLOSE_ENOUGH:
-        trials = [
-            (*_fit(table[:, [*chosen, j]], goal), j) for j in range(len(names)) if j not in chosen
-        ]
-        next_left, next_weights, j = min(trials, key=lambda trial: trial[0])
+        next_left, next_best, next_j = np.inf, -1, -1
+        for j in range(len(names)):
+            if j in chosen:
+                continue
+            trial, subset = empty, -1
+            for s in fits.within[frozenset((*chosen, j))]:
+                if left_of[s] < trial - 1e-12:
+                    trial, subset = left_of[s], s
+            if trial < next_left - 1e-12:  # of equals the first, whatever the last bit says
+                next_left, next_best, next_j = trial, subset, j
         if next_left > left * (1.0 - LEAST_GAIN):
             break
-        chosen.append(j)
-        weights, left = next_weights, next_left
-    return {names[j]: float(w) for j, w in zip(chosen, weights, strict=True) if w > 1e-9}
+        chosen.append(next_j)
+        best, left = next_best, next_left
+    if best < 0:
+        return {}
+    weights = dict(zip(fits.subsets[best], weights_of[best], strict=False))
+    return {names[j]: float(weights[j]) for j in chosen if weights.get(j, 0.0) > 1e-9}
 
 
-def _fit(columns: Array, goal: Array) -> tuple[float, Array]:
-    """Least squares with weights >= 0 and sum <= 1, exact: every active set of <= 3 is tried."""
-    k = columns.shape[1]
-    best, best_weights = float(np.linalg.norm(goal)), np.zeros(k)
-    subsets = (s for n in range(1, k + 1) for s in combinations(range(k), n))
-    for subset in subsets:
-        part = columns[:, list(subset)]
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Least squares of every one to three anchors, with weights >= 0 and sum <= 1, prepared.
+
+    A batch solves a point a line, so what does not depend on the point is worked out once.
+    subsets: the anchors of each. within: of a set of anchors the numbers of its subsets, small ones
+    first. free, offset: the weights without and with an active sum are linear in the point.
+    """
+
+    subsets: tuple[tuple[int, ...], ...]
+    within: dict[frozenset[int], tuple[int, ...]]
+    columns: Array  # (S, 3, 3) anchors in SD units, zeros where there are fewer than three
+    free: Array  # (S, 3, 3) point -> weights
+    bound: Array  # (S, 3, 3) point -> weights that sum to 1, less `offset`
+    offset: Array  # (S, 3)
+
+    def of(self, goal: Array) -> tuple[list[float], Array]:
+        """Distance left and weights (S, 3) of every subset; inf where a weight is negative."""
+        free = self.free @ goal
+        over = free.sum(axis=1) > 1.0
+        weights: Array = np.where(over[:, None], self.bound @ goal + self.offset, free)
+        short = np.einsum("skn,sn->sk", self.columns, weights) - goal
+        left = np.sqrt(np.einsum("sk,sk->s", short, short))
+        left[(weights < 0.0).any(axis=1)] = np.inf
+        found: list[float] = left.tolist()
+        return found, weights
+
+
+@functools.lru_cache(maxsize=8)
+def _fits(anchors: tuple[tuple[float, ...], ...]) -> _Fits:
+    table = (np.array(anchors, dtype=np.float64).reshape(-1, 3) / SD).T
+    most = range(1, MOST_ANCHORS + 1)
+    subsets = tuple(s for n in most for s in combinations(range(len(anchors)), n))
+    columns, free, bound = (np.zeros((len(subsets), 3, 3)) for _ in range(3))
+    offset = np.zeros((len(subsets), 3))
+    for s, subset in enumerate(subsets):
         n = len(subset)
-        free = np.linalg.lstsq(part, goal, rcond=None)[0]
-        if free.sum() > 1.0:  # the sum constraint is active: solve with its Lagrange multiplier
-            system = np.ones((n + 1, n + 1))
-            system[:n, :n] = part.T @ part
-            system[n, n] = 0.0
-            free = np.linalg.lstsq(system, np.append(part.T @ goal, 1.0), rcond=None)[0][:n]
-        if (free < 0.0).any():
-            continue
-        left = float(np.linalg.norm(part @ free - goal))
-        if left < best - 1e-12:
-            best, best_weights = left, np.zeros(k)
-            best_weights[list(subset)] = free
-    return best, best_weights
+        part = columns[s, :, :n] = table[:, list(subset)]
+        free[s, :n] = np.linalg.pinv(part)
+        # The sum constraint is active: the system with its Lagrange multiplier.
+        system = np.ones((n + 1, n + 1))
+        system[:n, :n] = part.T @ part
+        system[n, n] = 0.0
+        solved = np.linalg.pinv(system)
+        bound[s, :n], offset[s, :n] = solved[:n, :n] @ part.T, solved[:n, n]
+    within = {
+        frozenset(outer): tuple(s for s, inner in enumerate(subsets) if set(inner) <= set(outer))
+        for outer in subsets
+    }
+    return _Fits(subsets, within, columns, free, bound, offset)
 
 
 def project(a: ArrayLike, cap: float = 1.0) -> Array:

@@ -212,7 +212,7 @@ def _check_text(name: str, value: Any) -> None:
     if len(value) > MAX_PROMPT:
         msg = f"{name}: at most {MAX_PROMPT} characters, received {len(value)}; shorten it"
         raise TakeError(msg)
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         msg = f"{name}: contains half a character (a lone surrogate); type it again"
         raise TakeError(msg)
 

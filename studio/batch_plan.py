@@ -372,7 +372,7 @@ class _Checker:
         request = Request(
             modality,
             prompt if worded else like.prompt,
-            emotion,
+            emotion if modality == "image" else like.emotion,  # a preset's course is spelled out
             seed,
             like.backbone,
             like.params,

@@ -128,6 +128,8 @@ def make_chunk(jobs: Sequence[Numbered], options: Options, worker: int = 0) -> I
         return
     ledger.prepare_out(options.out)
     if len(jobs) > 1:
+        why = one_line(str(error)) or type(error).__name__
+        yield Told(f"{len(left)} jobs failed together ({why}); each is made alone")
         for job in list(left.values()):
             yield from make_chunk([job], options, worker)
         return

@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 from adapters.assets import ASSETS
+from adapters.emotion import EmotionTimeline
 from pipelines.film import job_of as film_job
 from pipelines.film import request_of
 from pipelines.film_scene import read_scene
 from pipelines.image import job_of
 from pipelines.ledger import temporary
 from pipelines.take import Request, TakeError, write_take
+from pipelines.video import job_of as video_job
 from studio.batch import rate_of, shard_of
 from studio.batch_claims import CLAIMS, Source, key_of
 from studio.batch_plan import MAX_JOBS, Plan, PlanError, read_plan, sweep
@@ -72,6 +74,16 @@ def test_a_job_is_what_its_maker_spells(tmp_path: Path) -> None:
     assert asked_key(job.request) == spelled.key
     known = spelled.changed(weights="f" * 64)
     assert key_of(json.loads(json.dumps(known.to_json()))) == spelled.key != known.key
+
+
+def test_a_preset_course_of_a_film_is_kept(tmp_path: Path) -> None:
+    """Its maker spells the course out, in place of the emotion and the preset's name."""
+    line = {"modality": "video", "prompt": "a sea", "emotion": "fear .8", "seed": [0, 1]}
+    jobs = plan(tmp_path, {**line, "params": {"curve": "escalate"}}).jobs
+    asked = Request("video", "a sea", EmotionTimeline.parse("fear .8"), 0, "video-tiny")
+    spelled = video_job(asked.changed(params={"curve": "escalate"})).request
+    assert len(spelled.emotion.keys) > 1
+    assert [job.request for job in jobs] == [spelled, spelled.changed(seed=1)]
 
 
 def test_the_same_asked_twice_is_made_once(tmp_path: Path) -> None:
@@ -274,14 +286,26 @@ def test_shares_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
             rate_of(wrong)
 
 
-def test_ten_thousand_lines(tmp_path: Path) -> None:
-    """In processor seconds and a process of its own, since the machine may be busy."""
-    emotions = [f"{name} {level / 10}" for name in ("fear", "joy", "awe") for level in range(1, 11)]
-    lines = [
-        {"prompt": f"place {n}", "emotion": emotions[n % 30], "seed": n, "params": {"steps": 4}}
+def lines_of(kind: str) -> list[dict[str, Any]]:
+    """10,000 lines: of thirty emotions, or each of its own point or mixture."""
+    names = ("fear", "joy", "awe")
+    usual = [f"{name} {level / 10}" for name in names for level in range(1, 11)]
+    grid = [(v, a) for v in range(100) for a in range(100)]
+    felt = {
+        "words": lambda n: usual[n % 30],
+        "points": lambda n: f"v={grid[n][0] / 50 - 1:.2f} a={grid[n][1] / 50 - 1:.2f}",
+        "mixtures": lambda n: f"fear {grid[n][0] / 200} + joy {grid[n][1] / 200}",
+    }[kind]
+    return [
+        {"prompt": f"place {n}", "emotion": felt(n), "seed": n, "params": {"steps": 4}}
         for n in range(10_000)
     ]
-    path = manifest(tmp_path, *lines)
+
+
+@pytest.mark.parametrize("kind", ["words", "points", "mixtures"])
+def test_ten_thousand_lines(kind: str, tmp_path: Path) -> None:
+    """In processor seconds and a process of its own, since the machine may be busy."""
+    path = manifest(tmp_path, *lines_of(kind))
     code = (
         "import resource, sys, time\n"
         "from pathlib import Path\n"

@@ -78,16 +78,17 @@ def plan(folder: Path) -> None:
 
 def throughput(folder: Path) -> None:
     """Pictures of image-tiny together, and one call each, in turns; the model is loaded."""
-    from adapters.emotion import EmotionTimeline
-    from pipelines.take import Request
-    from studio.batch_run import make_chunk
+    from studio.batch_plan import read_plan
+    from studio.batch_run import Finished, make_chunk
     from studio.run import Options
 
-    states = [EmotionTimeline.parse(f"{name} .5") for name in ("fear", "joy", "awe", "sadness")]
-    jobs = [
-        (n, Request("image", f"a lake {n}", states[n % 4], n, "image-tiny"))
+    names = ("fear", "joy", "awe", "sadness")
+    lines = [
+        {"prompt": f"a lake {n}", "emotion": f"{names[n % 4]} .5", "seed": n}
         for n in range(PICTURES)
     ]
+    planned = read_plan(write(folder / "jobs.jsonl", lines), folder / "out", offline=True)
+    jobs = [(number, job.request) for number, job in enumerate(planned.jobs)]
     list(make_chunk(jobs[:1], Options(folder / "warm")))
     gains: dict[str, list[float]] = {"wall": [], "processor": []}
     for turn in range(ROUNDS):
@@ -95,7 +96,8 @@ def throughput(folder: Path) -> None:
         for name, chunks in (("single", [[job] for job in jobs]), ("batch", [jobs])):
             wall, busy = time.perf_counter(), time.process_time()
             for chunk in chunks:
-                list(make_chunk(chunk, Options(folder / f"{name}{turn}")))
+                events = list(make_chunk(chunk, Options(folder / f"{name}{turn}")))
+                assert sum(isinstance(event, Finished) for event in events) == len(chunk), events
             spent[name] = (time.perf_counter() - wall, time.process_time() - busy)
         for index, kind in enumerate(gains):
             gains[kind].append(spent["single"][index] / spent["batch"][index])
