@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("affect")
 
+CALIBRATION = "calibration.json"
+"""Beside the weights, or in the folder of the sliders that it was measured with."""
 _OTHERS = "other_"  # names of sliders in a model that has its own loaded
 
 #: Words that carry no content of their own: their absence from a vocabulary is not worth a note.
@@ -150,45 +152,63 @@ class Belongings:
 
     def weights(self, params: ImageParams) -> str:
         """Digest of model, adapters and the gain in use: the `weights` of a Request."""
-        if params.sliders:
-            others = digest_of_adapters(self.digest, LoraBank(params.sliders), self.call)
-            return f"{self.digest}-{others}"
-        parts = [self.digest, self.adapters_digest]
-        if params.calibrated and self.calibration is not None:
-            parts.append(self.calibration.digest)
+        parts = [self.digest, self.adapters_of(params.sliders)]
+        if params.calibrated and (found := self.calibration_of(params.sliders)) is not None:
+            parts.append(found.digest)
         return "-".join(parts)
+
+    def adapters_of(self, sliders: str) -> str:
+        """`adapters_digest` with the sliders of a folder in use, "" for the own ones."""
+        if not sliders:
+            return self.adapters_digest
+        return digest_of_adapters(self.digest, LoraBank(sliders), self.call)
+
+    def calibration_of(self, sliders: str) -> Calibration | None:
+        """The calibration of the sliders in use: `calibration`, or the one in their folder."""
+        if not sliders:
+            return self.calibration
+        path = self.calibration_path_of(sliders)
+        return self._fitting(path, self.adapters_of(sliders)) if path.is_file() else None
 
     @property
     def calibration_path(self) -> Path:
         """Where a new calibration of these weights is kept; it goes before the one beside them."""
-        return self.cache / self.digest / "calibration.json"
+        return self.cache / self.digest / CALIBRATION
+
+    def calibration_path_of(self, sliders: str) -> Path:
+        """`calibration_path`, or where that of a folder of sliders is kept."""
+        return Path(sliders) / CALIBRATION if sliders else self.calibration_path
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """The stored calibration, None when there is none or it was made for other weights."""
         paths = [self.calibration_path]
         if self.folder is not None:
-            paths.append(self.folder / "calibration.json")
-        for path in paths:
-            if path.is_file():
-                found = Calibration.load(path)
-                if found.fits(self.digest, self.adapters_digest):
-                    return found
-                log.warning(
-                    "%s was measured on other weights and is not used; run `affect calibrate`",
-                    path,
-                )
+            paths.append(self.folder / CALIBRATION)
+        fitting = (self._fitting(path, self.adapters_digest) for path in paths if path.is_file())
+        return next((found for found in fitting if found is not None), None)
+
+    def _fitting(self, path: Path, adapters: str) -> Calibration | None:
+        found = Calibration.load(path)
+        if found.fits(self.digest, adapters):
+            return found
+        log.warning(
+            "%s was measured on other weights and is not used; run `affect calibrate`", path
+        )
         return None
 
-    def gained(self, asked: NDArray[np.float64], *, calibrated: bool = True) -> NDArray[np.float64]:
+    def gained(
+        self, asked: NDArray[np.float64], *, calibrated: bool = True, sliders: str = ""
+    ) -> NDArray[np.float64]:
         """Asked intensities (n, 12) to what directions, sliders and content are given, (n, 12).
 
         With several emotions at once the gains may push the sum past what was asked at most (1,
         or the asked sum when over); the row is then scaled back, for summed adapters over-drive.
         """
-        if not calibrated or self.calibration is None:
+        found = self.calibration_of(sliders) if calibrated else None
+        if found is None:
             return asked
-        given = self.calibration.gain(asked)
+        given = found.gain(asked)
         most = np.maximum(asked.sum(axis=1), 1.0)
         total = given.sum(axis=1)
         return given * np.where(total > most, most / np.maximum(total, 1e-12), 1.0)[:, None]

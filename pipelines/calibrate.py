@@ -72,7 +72,8 @@ def calibrate(
         prompts: scenes without an emotion, None for `scenes(painter)`.
         params: knobs of `ImageParams` to sweep with; `calibrated` is off in any case.
         critic: who reads, "auto" for the embedded critic A.
-        save: where to store, None for where the painter looks first.
+        save: where to store, None for where the painter looks first: its cache, or the folder of
+            the `sliders` among the params.
         device, dtype, offline: see `pipelines.load`.
         run: `batch_size`.
 
@@ -80,7 +81,7 @@ def calibrate(
         ParamError: an emotion outside CORE, too few levels or seeds; before anything is loaded.
     """
     _check(emotions, levels, seeds)
-    ImageParams.parse(params or {})
+    sliders = ImageParams.parse(params or {}).sliders
     options = {"device": device, "dtype": dtype, "offline": offline}
 
     def events() -> Iterator[Step | Calibration]:
@@ -101,15 +102,17 @@ def calibrate(
             {name: Response.fit(at, own(readings, name, "critic")) for name in emotions},
             backbone=used.name,
             model=used.digest,
-            adapters=used.adapters_digest,
+            adapters=used.adapters_of(sliders),
             critic=f"{judge.name} {judge.digest}",
             date=date.today().isoformat(),
-            params=knobs,
+            # The folder is told by the digest of what is in it, never by a path of this machine.
+            params={name: value for name, value in knobs.items() if name != "sliders"},
         )
-        if used.calibration is not None:
-            found = used.calibration.merged(found)
-        found.save(save or used.calibration_path)
-        used.calibration = found
+        if (before := used.calibration_of(sliders)) is not None:
+            found = before.merged(found)
+        found.save(save or used.calibration_path_of(sliders))
+        if not sliders:
+            used.calibration = found
         yield found
 
     return events()
@@ -153,6 +156,7 @@ def examine(
                 readings = event
         asked = np.repeat(np.asarray(levels)[:, None], seeds, axis=1)
         figures: dict[str, dict[str, Any]] = {}
+        gain = painter.calibration_of(str((params or {}).get("sliders", "")))
         for name in emotions:
             figures[name] = {}
             for role, judge in judges.items():
@@ -163,7 +167,7 @@ def examine(
                     "spearman_of_means": float(spearman(asked[:, 0], read.mean(axis=1))),
                     "means": [float(x) for x in read.mean(axis=1)],
                 }
-            stored = painter.calibration.responses.get(name) if painter.calibration else None
+            stored = gain.responses.get(name) if gain else None
             figures[name]["error"] = (
                 intensity_error(levels, own(readings, name, "critic"), stored) if stored else None
             )

@@ -184,8 +184,7 @@ class Painter(Belongings):
     def dials(self, sittings: Sequence[Sitting], params: ImageParams) -> np.ndarray:
         """Asked emotions to what directions, sliders and content are given, (B, 12)."""
         asked = np.stack([sitting.emotion.array for sitting in sittings])
-        # What was measured with the own sliders says nothing of others.
-        return self.gained(asked, calibrated=params.calibrated and not params.sliders)
+        return self.gained(asked, calibrated=params.calibrated, sliders=params.sliders)
 
     def prompts(self, sittings: Sequence[Sitting], params: ImageParams) -> list[str]:
         """The prompts that the model sees: what was asked, then what carries the emotion."""

@@ -137,18 +137,19 @@ class Session:
         moved = params.style and any(job.emotion.intensity for job in batch)
         if params.directions and moved and not painter.directions_ready:
             notes.append(f"fitting the emotion directions of {painter.name}, once")
-        if painter.calibration is not None and params.calibrated and not params.sliders:
-            weak = set(painter.calibration.uncontrollable())
+        gain = painter.calibration_of(params.sliders) if params.calibrated else None
+        if gain is not None:
+            weak = set(gain.uncontrollable())
             asked = {job.emotion.dominant for job in batch} & weak
             notes += [
                 f"{name} is not controllable on {painter.name}: its range is under 3 sd of noise"
                 for name in sorted(asked)
             ]
             name = getattr(self.critic, "name", None)
-            now = f"{name} {self.critic.digest}" if name else painter.calibration.critic
-            if painter.calibration.critic != now:
+            now = f"{name} {self.critic.digest}" if name else gain.critic
+            if gain.critic != now:
                 notes.append(
-                    f"{painter.name} was calibrated with {painter.calibration.critic}, not {now}; "
+                    f"{painter.name} was calibrated with {gain.critic}, not {now}; "
                     "run `affect calibrate image` for this critic"
                 )
         return untold(notes, self.told)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adapters.emotion import Emotion
+from adapters.calibration import Calibration
+from adapters.critic import load_critic
+from adapters.emotion import CORE, Emotion
 from adapters.lora import lora_layers
+from pipelines.calibrate import calibrate
 from pipelines.image import ImageParams
 from pipelines.media import load_image
 from pipelines.painter import Painter, Sitting
@@ -83,3 +87,34 @@ def test_the_command_line_wears_them(
     empty.mkdir()
     assert run([*command, "--sliders", str(empty)]) == 2
     assert "no <emotion>.safetensors in" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_gain_is_measured_for_the_sliders_in_use_and_kept_beside_them(
+    painter: Painter, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AFFECT_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "sliders"
+    shutil.copytree(mine, folder)
+    knobs = {"sliders": str(folder), "width": 32, "height": 32, "steps": 1, "directions": False}
+    run_ = calibrate(
+        painter=painter, emotions=("sadness",), levels=3, seeds=2, prompts=("a lake",),
+        params=knobs, critic=load_critic("critic-image"),
+    )  # fmt: skip
+    *_, found = run_
+    assert isinstance(found, Calibration)
+    assert painter.calibration is None
+    assert not (tmp_path / "cache").exists()
+    assert found.params == {k: v for k, v in knobs.items() if k != "sliders"} | {
+        "calibrated": False
+    }
+    kept = painter.calibration_of(str(folder))
+    assert kept is not None
+    assert kept.to_json() == found.to_json()
+    asked = np.eye(12)[[CORE.index("sadness")]] * 0.5
+    assert np.array_equal(painter.gained(asked, sliders=str(folder)), kept.gain(asked))
+    assert np.array_equal(painter.gained(asked), asked)
+    params = replace(SMALL, sliders=str(folder))
+    assert painter.weights(params).endswith(kept.digest)
+    # Other sliders in the folder: what was measured no longer holds.
+    make_sliders(tiny("sd15", seed=5), folder)
+    assert painter.calibration_of(str(folder)) is None
