@@ -8,6 +8,7 @@ scene gives. Everything shown was made here. It deliberately draws nothing.
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,6 @@ PICTURES = ROOT / "docs" / "pictures"
 MOST_BYTES = 200_000
 PHONE = {"width": 375, "height": 812, "device_scale_factor": 2, "has_touch": True}
 SCENE = "assets/samples/storm.toml"
-EMOTION = "0s contentment .7; 5s fear .9; 12s awe .9"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,8 +52,10 @@ def screens(out: Path, wanted: set[str]) -> None:
         "a forest path": "fear .9",
         "a mountain lake": "awe .8",
     }
-    for prompt, emotion in takes.items():
-        affect("make", "image", prompt, "-e", emotion, "--seed", "7", "--out", str(out))
+    manifest = out.with_name("takes.jsonl")
+    lines = [{"prompt": prompt, "emotion": felt, "seed": 7} for prompt, felt in takes.items()]
+    manifest.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    affect("batch", str(manifest), "--out", str(out))
     with serving(out) as server, browsing() as browser:
         for name, options in {
             "light": {"color_scheme": "light"},
@@ -104,12 +106,12 @@ def film_strip(out: Path) -> None:
     for k, (shot, time) in enumerate(zip(shots, at, strict=False)):
         strip.paste(shot, (k * (width + 6), 0))
         place = (k * (width + 6) + width // 2, height + 8)
-        draw.text(place, f"{time:.0f} s  {felt(time)}", "#1d1f24", font, anchor="ma")
+        draw.text(place, f"{time:.0f} s  {strongest(time)}", "#1d1f24", font, anchor="ma")
     strip = strip.resize((1600, round(strip.height * 1600 / strip.width)), Image.Resampling.LANCZOS)
     keep(strip, "film-strip")
 
 
-def felt(time: float) -> str:
+def strongest(time: float) -> str:
     """The strongest emotion of the sample scene at a second."""
     import tomllib
 
