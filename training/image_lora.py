@@ -76,6 +76,7 @@ class Plan:
     generator: torch.Generator
     call: Mapping[str, Any]
     together: Together
+    critic: Any
 
     def lines(self) -> list[str]:
         """Lines for people: pictures, buckets, steps, trainable parameters, memory."""
@@ -130,12 +131,14 @@ def prepare(
 
     Raises:
         TrackerError: a tracker that is not there.
+        ValueError: a critic that is not there.
         LoraError: no picture shows an emotion that was asked for.
         DataError: no pictures, a resolution that does not fit the model.
         FamilyError: a pipeline that takes no LoRA.
     """
     require(pipe, "lora")
     checked_name(settings.tracker)
+    critic = load_critic(settings.critic) if settings.critic_every else None
     asked = core_emotions(settings.emotions)
     train = dataset.of(_TRAIN)
     shown = [name for k, name in enumerate(CORE) if len(train) and train.states[:, k].max() > 0]
@@ -171,7 +174,9 @@ def prepare(
     if told:
         fixed = torch.Generator().manual_seed(settings.seed + 1)
         held = Batches(replace(dataset, samples=tuple(told)), pipe, generator=fixed, **given)
-    return Plan(pipe, settings, emotions, batches, held, generator, dict(call or {}), together)
+    return Plan(
+        pipe, settings, emotions, batches, held, generator, dict(call or {}), together, critic
+    )
 
 
 def _own_resolution(pipe: Any) -> int:
@@ -311,8 +316,7 @@ def _looks(
     side = settings.resolution or _own_resolution(plan.pipe)
     call = {"height": side, "width": side, **plan.call}
     sampler = Sampler(plan.pipe, plan.emotions, weigh, prompt, settings.sample_steps, call)
-    critic = load_critic(settings.critic) if settings.critic_every else None
-    return Looks(sampler, out, settings, tracker, tell, critic)
+    return Looks(sampler, out, settings, tracker, tell, plan.critic)
 
 
 def _all(plan: Plan) -> list[Batches]:

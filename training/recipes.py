@@ -102,9 +102,12 @@ def pictures(
     accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Learn emotions from labelled pictures (training.image_lora)."""
+    from training.checkpoints import Checkpoints
     from training.folder import read_folder
 
     core_emotions(settings.emotions)
+    if resume:
+        Checkpoints(out / ".checkpoint").find(resume)
     given: dict[str, Any] = {"layout": settings.layout, "intensity": settings.intensity}
     data, report = read_folder(settings.data, "image", tell=tell, **given)
     ordinary = None
