@@ -50,7 +50,8 @@ def wire(
         busy = [gr.update(interactive=one is stop) for one in buttons]
         return [cards.progress("Waiting for its turn …"), *busy]
 
-    def idle() -> Any:
+    def idle(request: gr.Request) -> Any:
+        making.end(run_of(request, name))
         states = [gr.update(interactive=one is not stop) for one in buttons]
         return states if len(states) > 1 else states[0]  # of one output gradio wants no list
 
@@ -65,9 +66,9 @@ def wire(
 def wire_stop(stop: Any, result: Result, name: str) -> None:
     """Stop: the run ends within one of its steps, and says itself when it has."""
 
-    def halt(request: gr.Request) -> str:
-        making.stop(run_of(request, name))
-        return cards.progress("Stopping …")
+    def halt(request: gr.Request) -> Any:
+        ends = making.stop(run_of(request, name))
+        return cards.progress("Stopping …") if ends else gr.skip()
 
     stop.click(halt, None, result.told, **QUIET)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXT = {"image": "png", "music": "mid"}
 _stopping: set[str] = set()
+_wanted: set[str] = set()
 _running: set[str] = set()
 _lock = threading.Lock()
 loading = threading.Lock()
@@ -32,16 +33,27 @@ loading = threading.Lock()
 at once find names missing ("cannot import name 'ConfigMixin' from 'diffusers'")."""
 
 
-def stop(session: str) -> None:
-    """Let a run end within one step. session: of a browser tab, a colon, a part of its page."""
+def stop(session: str) -> bool:
+    """Let a run end within one step; whether there is one, running or waiting for its turn.
+
+    session: of a browser tab, a colon, a part of its page.
+    """
     with _lock:
         _stopping.add(session)
+        return session in _wanted
 
 
 def begin(session: str) -> None:
     """Forget an earlier stop: a new run is wanted."""
     with _lock:
         _stopping.discard(session)
+        _wanted.add(session)
+
+
+def end(session: str) -> None:
+    """Nothing is wanted any more: the run is over, or never began."""
+    with _lock:
+        _wanted.discard(session)
 
 
 def wait_until_loaded() -> None:
@@ -53,9 +65,9 @@ def wait_until_loaded() -> None:
 def leave(session: str) -> None:
     """End all runs of a browser tab that was closed, and forget it."""
     with _lock:
-        mine = {one for one in _running if one.partition(":")[0] == session}
-        _stopping.difference_update([x for x in _stopping if x.partition(":")[0] == session])
-        _stopping.update(mine)
+        for known in (_stopping, _wanted):
+            known.difference_update([one for one in known if one.partition(":")[0] == session])
+        _stopping.update(one for one in _running if one.partition(":")[0] == session)
 
 
 def is_stopping(session: str) -> bool:
@@ -74,6 +86,7 @@ def running(session: str) -> Iterator[None]:
     finally:
         with _lock:
             _running.discard(session)
+            _wanted.discard(session)
 
 
 def made(

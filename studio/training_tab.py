@@ -23,6 +23,7 @@ from typing import Any
 
 import gradio as gr
 
+from adapters.emotion import CORE
 from studio import cards, making
 from studio.actions import QUIET, run_of
 from studio.run import PANELS
@@ -34,8 +35,8 @@ STEPS = {"image": 300, "music": 300, "voice": 600, "portrait": 400}
 PATIENCE = 20.0  # s that a run has to write its checkpoint after Stop
 NAME = "train"
 _ABOUT = {
-    "image": "Pictures named by emotion: folders `anger/`, `awe/` …, files `anger-01.jpg`, or a "
-    "`metadata.jsonl`. A slider for each emotion is learned.",
+    "image": "Pictures whose names begin with an emotion, as `anger-01.jpg`, or with a "
+    "`metadata.jsonl`; captions as `anger-01.txt`. A slider is learned for each emotion.",
     "music": "MIDI files in the style that is wanted.",
     "voice": "Recordings named `NAME_neutral.wav`, `NAME_anger.wav` …",
     "portrait": "CSV files of Live Link Face.",
@@ -73,7 +74,8 @@ def training_tab(out: Path) -> None:
         waiting = cards.progress("Waiting for its turn …")
         return [waiting, gr.update(interactive=True), gr.update(interactive=False)]
 
-    def idle() -> list[Any]:
+    def idle(request: gr.Request) -> list[Any]:
+        making.end(run_of(request, NAME))
         return [gr.update(interactive=False), gr.update(interactive=True)]
 
     def run(kind: str, name: str, minutes: float, steps: float, files: list[str] | None,
@@ -89,9 +91,10 @@ def training_tab(out: Path) -> None:
         for text, lines in followed(command, run_of(request, NAME), float(minutes)):
             yield [text, _strip(place), cards.log(lines)]
 
-    def halt(request: gr.Request) -> str:
-        making.stop(run_of(request, NAME))
-        return cards.progress("Stopping; what was learned so far is being kept …")
+    def halt(request: gr.Request) -> Any:
+        ends = making.stop(run_of(request, NAME))
+        told = "Stopping; what was learned so far is being kept …"
+        return cards.progress(told) if ends else gr.skip()
 
     def other(kind: str) -> list[Any]:
         usual = kind if kind in KINDS else "music"
@@ -107,6 +110,15 @@ def training_tab(out: Path) -> None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")[:40]
+
+
+def felt_by(name: str) -> str:
+    """The folder of a picture: the emotion that its name begins with, none for others.
+
+    A browser sends files without their folders, so the name has to say it.
+    """
+    head = re.match(r"[a-z]+", name.lower())
+    return head.group() if head and head.group() in (*CORE, "neutral") else ""
 
 
 def command_of(
@@ -128,7 +140,9 @@ def command_of(
     shutil.rmtree(data, ignore_errors=True)  # files of an earlier press are not meant any more
     data.mkdir(parents=True)
     for one in files:
-        shutil.copyfile(one, data / one.name)
+        folder = data / felt_by(one.name) if kind == "image" else data
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(one, folder / one.name)
     place.parent.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "studio.cli", "train", "lora", "--modality", kind, "--data",

@@ -19,7 +19,7 @@ from studio.affect_pad import PanelError, chosen_emotion, panel_of, text_of
 from studio.run import PANELS
 from studio.server import LOCAL, Guard, ServerError, check_open, hosts_of, login, prepare
 from studio.timeline import preset_names, stretched, with_preset
-from studio.widgets import choices_of, control, knobs, params_from
+from studio.widgets import choices_of, control, knobs, params_from, seed_of
 
 # The panel ---------------------------------------------------------------------------------------
 
@@ -270,3 +270,130 @@ def test_every_knob_reaches_the_page(page: Any) -> None:
         for one in knobs(modality):
             assert one.name.replace("_", " ").capitalize() in labels, (modality, one.name)
             assert dataclasses.is_dataclass(type(one)) or one.metadata.get("help")
+
+
+# Runs, and what is done to takes -----------------------------------------------------------------
+
+
+def test_a_run_that_waits_can_be_stopped_and_a_closed_tab_ends_its_own() -> None:
+    making.begin("tab:image")
+    assert making.stop("tab:image")
+    assert making.is_stopping("tab:image")
+    making.begin("tab:image")
+    assert not making.is_stopping("tab:image")
+    with making.running("tab:image"), making.running("other:image"):
+        making.leave("tab")
+        assert making.is_stopping("tab:image")
+        assert not making.is_stopping("other:image")
+    assert not making.stop("tab:image")  # it is over: nothing is there to stop
+    making.leave("tab")
+    assert not making.is_stopping("tab:image")  # nothing of a closed tab is kept
+
+
+def test_a_take_is_set_beside_itself_without_emotion(tmp_path: Path) -> None:
+    from pipelines.take import Take, TakeError
+
+    emotion = EmotionTimeline.parse("sadness .8").text
+    asked = making.requests_of(
+        "image", "the sea", emotion, seed=3, backbone="image-tiny", params={"steps": 4},
+        inputs={}, out=tmp_path,
+    )  # fmt: skip
+    take = next(one for one in making.made(asked, tmp_path) if isinstance(one, Take))
+    after, request, found = making.without_emotion(tmp_path, take.request.key)
+    assert after.path == take.path
+    assert (request.seed, request.emotion.peak.intensity, found) == (3, 0.0, None)
+    plain = next(one for one in making.made([request], tmp_path) if isinstance(one, Take))
+    again = making.without_emotion(tmp_path, take.request.key)[2]
+    assert again is not None
+    assert again.path == plain.path  # it is not made twice
+    with pytest.raises(TakeError, match="made without"):
+        making.without_emotion(tmp_path, plain.request.key)
+    with pytest.raises(TakeError, match="nothing is chosen"):
+        making.without_emotion(tmp_path, "../x")
+
+
+@pytest.mark.parametrize("typed", ["-1", "1.5", "seven", str(2**53), "0x3"])
+def test_a_seed_that_is_none_is_one_line(typed: str) -> None:
+    with pytest.raises(ParamError, match="seed"):
+        seed_of(typed)
+
+
+def test_seeds_are_typed_or_fresh() -> None:
+    assert seed_of(" 7 ") == 7
+    assert seed_of("") != seed_of(None)
+
+
+def test_numbers_that_may_be_left_out_are_typed(tmp_path: Path) -> None:
+    def with_seconds(text: str) -> dict[str, Any]:
+        values = [
+            text if one.name == "seconds" else control(one, "portrait").value
+            for one in knobs("portrait")
+        ]
+        return params_from("portrait", values, tmp_path)
+
+    assert with_seconds("") == {}
+    assert with_seconds("2,5") == {"seconds": 2.5}
+    with pytest.raises(ParamError, match="seconds"):
+        with_seconds("long")
+
+
+def test_a_preview_is_inside_the_page() -> None:
+    from PIL import Image
+
+    drawn = cards.sketch(Image.new("RGB", (8, 8), "red"))
+    assert "data:image/webp;base64," in drawn
+    assert "alt=" in drawn
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_a_training_is_the_command_line_over_copies(tmp_path: Path) -> None:
+    from studio.training_tab import command_of
+
+    pictures = [tmp_path / name for name in ("anger-1.png", "Awe 2.png", "cat.png", "anger-1.txt")]
+    for one in pictures:
+        one.write_bytes(b"x")
+    command = command_of(tmp_path / "out", "image", "My style!", 5, 20, pictures)
+    data = Path(command[command.index("--data") + 1])
+    copies = sorted(str(one.relative_to(data)) for one in data.rglob("*") if one.is_file())
+    assert copies == ["anger/anger-1.png", "anger/anger-1.txt", "awe/Awe 2.png", "cat.png"]
+    assert command[3:7] == ["train", "lora", "--modality", "image"]
+    assert "my-style" in command[command.index("--out") + 1]
+    # Pressed again with other files, the old ones are not meant any more.
+    command_of(tmp_path / "out", "image", "My style!", 5, 20, pictures[2:3])
+    assert [one.name for one in data.rglob("*")] == ["cat.png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "files", "says"),
+    [("film", "x", 1, "kind"), ("music", "../..", 1, "name"), ("music", "x", 0, "files")],
+)
+def test_a_training_that_cannot_be_is_one_line(
+    kind: str, name: str, files: int, says: str, tmp_path: Path
+) -> None:
+    from studio.training_tab import command_of
+
+    with pytest.raises(ValueError, match=says) as caught:
+        command_of(tmp_path, kind, name, 1, 1, [tmp_path / "a.mid"] * files)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_followed_stopped_and_told() -> None:
+    import sys
+
+    from studio.training_tab import followed
+
+    program = "import time\nprint('step 1', flush=True)\ntime.sleep(60)"
+    making.begin("tab:train")
+    told: list[tuple[str, list[str]]] = []
+    for one in followed([sys.executable, "-c", program], "tab:train", 1.0):
+        told.append(one)
+        if one[1]:
+            making.stop("tab:train")
+    assert any("step 1" in lines for _, lines in told)
+    assert "Stopped" in told[-1][0]
+    told = list(followed([sys.executable, "-c", "print('x')"], "tab:train-2", 1.0))
+    assert "Trained" in told[-1][0]
+    told = list(followed([sys.executable, "-c", "raise SystemExit(2)"], "tab:train-3", 1.0))
+    assert "Ended without" in told[-1][0]
