@@ -37,5 +37,5 @@ clean:
 # changed nothing is done at all.
 $(STAMP): pyproject.toml constraints.txt .ci/venv
 	@.ci/venv $(VENV)
-	@$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[demo,dev,portrait,ui]'
+	@$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[demo,dev,portrait,train,ui]'
 	@touch $@
