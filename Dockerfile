@@ -18,7 +18,6 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir adapters pipelines training studio assets \
     && touch adapters/__init__.py pipelines/__init__.py training/__init__.py studio/__init__.py \
-        assets/__init__.py \
     && /opt/affect/bin/pip install ${PIP_ARGS} -c constraints.txt ".[${EXTRAS}]"
 COPY adapters adapters
 COPY pipelines pipelines
@@ -29,14 +28,16 @@ RUN /opt/affect/bin/pip install --no-deps --force-reinstall . \
     && /opt/affect/bin/affect models verify
 
 FROM python:${PYTHON}
-# libgl1 and libglib: OpenCV under mediapipe. espeak-ng: `affect make voice --text`.
+# libgl1 and libglib: OpenCV under mediapipe. espeak-ng: `affect make voice --text`. Their versions
+# are those of the Debian release, which mends them; a pinned one would be gone with the next mend.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends espeak-ng libgl1 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 affect \
     && install -d -o affect -g affect /takes
 COPY --from=build /opt/affect /opt/affect
-USER affect
+USER 10001
 ENV PATH=/opt/affect/bin:$PATH HF_HUB_OFFLINE=1 AFFECT_CACHE=/takes/.cache PYTHONUNBUFFERED=1
 WORKDIR /takes
 VOLUME /takes
