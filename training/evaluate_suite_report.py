@@ -63,8 +63,8 @@ def told(values: Floats) -> Figure:
     if not np.isfinite(first):
         return [None, None, None]
     known = draws[np.isfinite(draws)]
-    if len(np.unique(known)) == 0 or len(known) < 0.95 * len(draws):
-        return [float(first), None, None]  # too often undefined for an interval
+    if len(known) < 0.95 * len(draws):  # too often undefined for an interval
+        return [round(float(first), 4), None, None]
     low, high = np.quantile(known, [0.025, 0.975])
     return [round(float(v), 4) for v in (first, low, high)]
 
