@@ -228,7 +228,7 @@ def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
 
 def _upload(kind: str, label: str, value: str | None) -> Any:
     if kind == "image":
-        return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"],
+        return gr.Image(value, label=label, alt_text=label, type="filepath", sources=["upload", "clipboard"],
                         buttons=["fullscreen"], height=200, min_width=180)  # fmt: skip
     if kind == "sound":
         return gr.Audio(value, label=label, type="filepath", sources=["upload", "microphone"],

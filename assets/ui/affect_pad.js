@@ -73,10 +73,15 @@ const place = (event) => {
 };
 let waiting = 0;
 svg.addEventListener("pointerdown", (event) => {
-  const name = event.target.closest(".name");
-  if (name) {
+  const hit = event.target.closest(".name");
+  if (hit) {
+    // Names that lie close share their reach: the nearest dot is meant, unless a word was clicked.
+    const [x, y] = place(event);
+    const far = (one) => Math.hypot(one[1] - x, one[2] - y);
+    const meant = event.target.tagName === "text" ? hit.dataset.name
+      : NAMES.reduce((one, other) => (far(other) < far(one) ? other : one))[0];
     const so_far = Math.hypot(key().v, key().r);
-    send({ name: name.dataset.name, i: so_far > 0.05 ? Math.min(1, key().i || 0.7) : 0.7, v: key().v, r: key().r });
+    send({ name: meant, i: so_far > 0.05 ? Math.min(1, key().i || 0.7) : 0.7, v: key().v, r: key().r });
     return;
   }
   held = event.pointerId;

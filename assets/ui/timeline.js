@@ -40,6 +40,7 @@ const second_of = (event) => {
   return (Math.max(0, Math.min(1, (point.x - LEFT) / (RIGHT - LEFT)))) * state().seconds;
 };
 const draw = () => {
+  focus ||= svg.contains(document.activeElement); // what is drawn anew keeps the keyboard
   svg.replaceChildren();
   make("rect", { x: LEFT, y: TOP, width: RIGHT - LEFT, height: BASE - TOP, class: "field" }, svg);
   for (const { colour, points } of state().curves || []) {
