@@ -13,6 +13,7 @@ contain the Ekman 6, the Mikels 8 and all four quadrants of valence and arousal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -381,7 +382,7 @@ def _rounded(what: str, values: tuple[float, ...], n: int) -> tuple[float, ...]:
         msg = f"{what}: expected {n} numbers, received {len(values)}"
         raise EmotionError(msg)
     out = tuple(round(float(x), DECIMALS) + 0.0 for x in values)  # + 0.0 turns -0.0 into 0.0
-    if not np.isfinite(out).all():
+    if not all(map(math.isfinite, out)):
         msg = f"{what}: expected finite numbers, received {values}"
         raise EmotionError(msg)
     return out

@@ -230,12 +230,12 @@ def _plain(value: Any, name: str, depth: int) -> JSON:
     if depth > MAX_DEPTH:
         msg = f"{name[:80]}: nested more than {MAX_DEPTH} deep; flatten it"
         raise TakeError(msg)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or type(value) is int:
         return value
     if isinstance(value, str):
         _check_text(name, value)
         return value
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, numbers.Integral):  # asked late: these two are slow to answer
         return int(value)
     if isinstance(value, numbers.Real) and math.isfinite(value):
         return float(value)

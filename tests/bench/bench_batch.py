@@ -62,15 +62,19 @@ def write(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
 
 
 def plan(folder: Path) -> None:
-    """10,000 lines: of 60 emotions, and one sweep that makes as many."""
+    """10,000 lines: of 60 emotions, each of its own point, and one sweep that makes as many."""
     names = ("fear", "joy", "awe", "sadness", "anger", "love")
     emotions = [f"{name} {level / 10}" for name in names for level in range(1, 11)]
     lines = [
         {"prompt": f"place {n}", "emotion": emotions[n % 60], "seed": n, "params": {"steps": 4}}
         for n in range(10_000)
     ]
+    rng = random.Random(0)  # noqa: S311 - points
+    axes = [[f"{axis}={rng.uniform(-1, 1):.3f}" for axis in "vad"] for _ in lines]
+    points = [{**line, "emotion": " ".join(at)} for line, at in zip(lines, axes, strict=True)]
     sweep = {"prompt": "a lake", "emotion": emotions[:20], "seed": "0..499"}
-    for path in (write(folder / "lines.jsonl", lines), write(folder / "sweep.jsonl", [sweep])):
+    for name, told in (("lines", lines), ("points", points), ("sweep", [sweep])):
+        path = write(folder / f"{name}.jsonl", told)
         code = [sys.executable, "-c", PLAN, str(path)]
         done = subprocess.run(code, cwd=ROOT, check=True, capture_output=True, text=True)
         print(f"plan {path.stem}: {done.stdout.strip()}", flush=True)
