@@ -64,8 +64,10 @@ def critic(
         if dry_run:
             some = usable(data, named, note)
             note(f"{len(some)} files in {len(set(groups_of(some, note)))} groups -> {out}")
-            result(as_toml(settings, modality=named).rstrip())
-            return 0
+    if dry_run:
+        result(as_toml(settings, modality=named).rstrip())
+        return 0
+    with _training(offline=True):
         figures = train_critic(data, named, settings, out, tell=note)
         write_atomic(out / SETTINGS, as_toml(settings, modality=named).encode())
     return _told(figures, out, as_json=as_json)

@@ -7,6 +7,7 @@ The recipe is training.distill, its knobs training.config_distill.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipelines.ledger import write_atomic
@@ -39,16 +40,12 @@ def distill(
         check_resume(resume)
         if dry_run:
             words = recipes.vocabulary_of("", row)
-            prompts = prompts_of(settings.prompts, words)
-            learned = len(prompts) - len(prompts) // 4
-            rounds = settings.rounds + settings.nft_rounds
-            pictures = learned * (1 + rounds * settings.n)
-            note(
-                f"{len(emotions)} adapters, each from {pictures} pictures of {learned} prompts and "
-                f"judged on {len(prompts) // 4} others -> {out}, nothing is painted"
-            )
-            result(as_toml(settings).rstrip())
-            return 0
+            plan = _planned(settings, prompts_of(settings.prompts, words), len(emotions))
+    if dry_run:
+        note(f"{plan} -> {out}, nothing is painted")
+        result(as_toml(settings).rstrip())
+        return 0
+    with _training(offline=False):
         from pipelines.painter import Painter
 
         painter = Painter.load(row, device=settings.device or None)
@@ -57,3 +54,14 @@ def distill(
         )
         write_atomic(out / recipes.SETTINGS, as_toml(settings).encode())
     return _told(figures, out, as_json=as_json)
+
+
+def _planned(settings: Distill, prompts: Sequence[str], adapters: int) -> str:
+    """What a run would paint, for people."""
+    unseen = len(prompts) // 4
+    learned = len(prompts) - unseen
+    pictures = learned * (1 + (settings.rounds + settings.nft_rounds) * settings.n)
+    return (
+        f"{adapters} adapters, each from {pictures} pictures of {learned} prompts and judged on "
+        f"{unseen} others"
+    )

@@ -222,7 +222,9 @@ def train_critic(
         if step % 2:
             x, want = blend(x, want, g)
         e = model.embedding(x * 2 - 1)
-        out = model.heads(model.drop(e)) | {"words": model.word_head(model.drop(e))}
+        out = model.heads(model.drop(e))
+        if model.word_head is not None:
+            out["words"] = model.word_head(model.drop(e))
         parts = losses(out, want)
         loss = torch.stack(list(parts.values())).sum()
         for group in optimizer.param_groups:

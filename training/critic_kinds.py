@@ -260,10 +260,11 @@ class Pieces:
     def fit(self, at: Sequence[int], of: Sequence[int]) -> MusicCritic:
         """In closed form, from figures measured as the published ones were."""
         x = self.x[list(at)]
-        varied = (np.isfinite(x).mean(axis=0) > 0.5) & (np.nanstd(x, axis=0) > 1e-6)
-        names = [n for n in music_reader.CRITIC_FEATURES if varied[FEATURES.index(n)]]
-        affect = self.affect[list(of)]
-        figures = music_reader.measure_anchors(x, affect, FEATURES)
+        known = np.flatnonzero(np.isfinite(x).mean(axis=0) > 0.5)
+        varied = {FEATURES[j] for j in known if np.nanstd(x[:, j]) > 1e-6}
+        names = [name for name in music_reader.CRITIC_FEATURES if name in varied]
+        columns = [FEATURES.index(name) for name in names]
+        figures = music_reader.measure_anchors(x[:, columns], self.affect[list(of)], names)
         found = music_reader.fit_critic({"folder": figures}, x, names=names, heat=self.heat)
         return MusicCritic(found.model, names, Path(self.given.out).name or self.name)
 
