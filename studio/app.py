@@ -72,7 +72,7 @@ def build_app(out: Path, *, public: bool = True) -> Any:
                 media = media_tabs(panel, out)
                 grid_tab(panel, out)
                 film = film_tab(panel, out)
-                training_tab(out)
+                training_tab(out, media)
                 gallery = gallery_tab(panel, out)
         gr.HTML(f'<p role="note">{PAGE_NOTICE}</p>', elem_id="notice")
         add_use_as(tabs, media, (film, gallery), out)

@@ -38,7 +38,7 @@ from studio.results import (
     values,
 )
 from studio.run import PANELS
-from studio.widgets import backbones_of, control, knobs, params_from, seed_of, styles_of
+from studio.widgets import backbones_of, control, knobs, params_from, seed_of, style_knob, styles_of
 
 SAMPLES = ASSETS / "samples"
 MODES_OF_PEOPLE = ("portrait", "voice")
@@ -113,11 +113,12 @@ MODES: dict[str, Mode] = {
 
 @dataclass(slots=True)
 class MediaTab:
-    """A tab of a modality: its files by name, and its result."""
+    """A tab of a modality: its files by name, its result, its list of styles if it has one."""
 
     modality: str
     files: dict[str, tuple[str, str, Any]]
     result: Result
+    styles: Any = None
 
 
 def media_tabs(panel: Any, out: Path) -> list[MediaTab]:
@@ -164,7 +165,7 @@ def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
     wire_stop(stop, result, modality)
     wire_actions(stop, panel, out, result, modality)
     wire_favourite(out, result)
-    return MediaTab(modality, files, result)
+    return MediaTab(modality, files, result, shown_knobs.get(style_knob(modality)))
 
 
 def make_and_stop(name: str) -> tuple[Any, Any]:
@@ -228,8 +229,9 @@ def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
 
 def _upload(kind: str, label: str, value: str | None) -> Any:
     if kind == "image":
-        return gr.Image(value, label=label, alt_text=label, type="filepath", sources=["upload", "clipboard"],
-                        buttons=["fullscreen"], height=200, min_width=180)  # fmt: skip
+        return gr.Image(value, label=label, alt_text=label, type="filepath",
+                        sources=["upload", "clipboard"], buttons=["fullscreen"], height=200,
+                        min_width=180)  # fmt: skip
     if kind == "sound":
         return gr.Audio(value, label=label, type="filepath", sources=["upload", "microphone"],
                         buttons=["download"], min_width=180)  # fmt: skip

@@ -1,9 +1,9 @@
 """The Train tab: a style or the emotions of pictures learned from a person's own files.
 
-It runs `affect train lora` as it is, in a process of its own, so a run that is stopped can go on
-from the command line. The style lands in `styles/` of the out folder, where the other tabs find it.
-What the run says and the newest of its sample strips are shown while it learns. This file does not
-know how anything is learned.
+It runs `affect train lora` as it is, in a process of its own; a run that is stopped can go on here
+or from the command line. The style lands in `styles/` of the out folder, where the other tabs find
+it. What the run says and the newest of its sample strips are shown while it learns. This file does
+not know how anything is learned.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -27,7 +27,10 @@ from adapters.emotion import CORE
 from studio import cards, making
 from studio.actions import QUIET, run_of
 from studio.run import PANELS
-from studio.widgets import STYLES
+from studio.widgets import STYLES, choices_of, style_knob, styles_of
+
+if TYPE_CHECKING:
+    from studio.tabs import MediaTab
 
 KINDS = ("image", "music", "voice", "portrait")
 LINES = 14  # of the log that are shown
@@ -45,8 +48,8 @@ SUFFIXES = [".png", ".jpg", ".jpeg", ".webp", ".mid", ".midi", ".wav", ".flac", 
             ".jsonl", ".txt"]  # fmt: skip
 
 
-def training_tab(out: Path) -> None:
-    """The tab."""
+def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
+    """The tab; the lists of styles of the other tabs learn of what was trained."""
     with gr.Tab("Train", id="train"):
         about = gr.Markdown(_ABOUT["music"], elem_id="about-train")
         with gr.Row():
@@ -60,6 +63,8 @@ def training_tab(out: Path) -> None:
                               min_width=140, elem_id="steps-train")  # fmt: skip
         files = gr.File(label="Files", file_count="multiple", type="filepath", height=140,
                         file_types=SUFFIXES, elem_id="files-train")  # fmt: skip
+        go_on = gr.Checkbox(False, label="Go on with the run of this name, from where it stopped",
+                            elem_id="resume-train")  # fmt: skip
         with gr.Row(elem_classes="make"):
             learn = gr.Button("Train", variant="primary", scale=3, elem_id="make-train")
             stop = gr.Button("Stop", interactive=False, scale=1, min_width=80,
@@ -69,6 +74,8 @@ def training_tab(out: Path) -> None:
                          elem_id="strip-train", buttons=["download", "fullscreen"])  # fmt: skip
         log = gr.HTML("", elem_id="log-train")
 
+    listing = [tab for tab in media if tab.styles is not None]
+
     def live(request: gr.Request) -> list[Any]:
         making.begin(run_of(request, NAME))
         waiting = cards.progress("Waiting for its turn …")
@@ -76,13 +83,19 @@ def training_tab(out: Path) -> None:
 
     def idle(request: gr.Request) -> list[Any]:
         making.end(run_of(request, NAME))
-        return [gr.update(interactive=False), gr.update(interactive=True)]
+        lists = [
+            gr.update(choices=choices_of(tab.modality, style_knob(tab.modality),
+                                         styles_of(out, tab.modality)))
+            for tab in listing
+        ]  # fmt: skip
+        return [gr.update(interactive=False), gr.update(interactive=True), *lists]
 
     def run(kind: str, name: str, minutes: float, steps: float, files: list[str] | None,
-            request: gr.Request) -> Iterator[list[Any]]:  # fmt: skip
+            go_on: bool, request: gr.Request) -> Iterator[list[Any]]:  # fmt: skip
         try:
+            given = [Path(one) for one in files or []]
             command = command_of(
-                out, kind, name, float(minutes), int(steps), [Path(x) for x in files or []]
+                out, kind, name, float(minutes), int(steps), given, go_on=bool(go_on)
             )
         except (ValueError, OSError) as error:
             yield [cards.failed(error), gr.update(value=None, visible=False), ""]
@@ -102,9 +115,9 @@ def training_tab(out: Path) -> None:
 
     kind.input(other, kind, [about, steps], **QUIET)
     learn.click(live, None, [told, stop, learn], **QUIET).then(
-        run, [kind, name, minutes, steps, files], [told, strip, log], concurrency_id="training",
-        concurrency_limit=1, api_visibility="private", show_progress="hidden",
-    ).then(idle, None, [stop, learn], **QUIET)  # fmt: skip
+        run, [kind, name, minutes, steps, files, go_on], [told, strip, log],
+        concurrency_id="training", concurrency_limit=1, api_visibility="private", show_progress="hidden",
+    ).then(idle, None, [stop, learn, *(tab.styles for tab in listing)], **QUIET)  # fmt: skip
     stop.click(halt, None, told, **QUIET)
 
 
@@ -122,35 +135,45 @@ def felt_by(name: str) -> str:
 
 
 def command_of(
-    out: Path, kind: str, name: str, minutes: float, steps: int, files: list[Path]
-) -> list[str]:
+    out: Path, kind: str, name: str, minutes: float, steps: int, files: list[Path], *,
+    go_on: bool = False,
+) -> list[str]:  # fmt: skip
     """The command line of a training; copies the files to a folder of their own.
 
+    go_on: with the run of this name and its files; no others are needed.
     Raises ValueError in one line for a kind that there is not, no name or no files.
     """
     if kind not in KINDS:
         msg = f"kind: one of {', '.join(KINDS)}, received {str(kind)[:20]!r}; choose one"
         raise ValueError(msg)
     slug = _slug(name)
-    if not slug or not files:
+    data, place = out / ".training" / kind / slug, out / STYLES / kind / slug
+    if not slug or not (files or go_on):
         lacking = "a name of letters or digits" if not slug else "some files"
         msg = f"train: give it {lacking}; then press Train again"
         raise ValueError(msg)
-    data, place = out / ".training" / kind / slug, out / STYLES / kind / slug
-    shutil.rmtree(data, ignore_errors=True)  # files of an earlier press are not meant any more
-    data.mkdir(parents=True)
-    for one in files:
-        folder = data / felt_by(one.name) if kind == "image" else data
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(one, folder / one.name)
+    if go_on and not place.is_dir():
+        msg = f"train: no run is called {slug}; choose its name, or start anew"
+        raise ValueError(msg)
+    if not go_on:
+        shutil.rmtree(data, ignore_errors=True)  # files of an earlier press are not meant any more
+        shutil.rmtree(place, ignore_errors=True)
+        data.mkdir(parents=True)
+        for one in files:
+            folder = data / felt_by(one.name) if kind == "image" else data
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(one, folder / one.name)
     place.parent.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "studio.cli", "train", "lora", "--modality", kind, "--data",
         str(data), "--out", str(place), "--steps", str(max(1, steps)),
     ]  # fmt: skip
-    if kind != "image":
+    if kind == "image":
+        often = max(10, steps // 6)  # about six strips and checkpoints a run
+        command += ["--sample-every", str(often), "--save-every", str(often)]
+    else:
         command += ["--minutes", f"{minutes:g}"]
-    return command
+    return [*command, "--resume", "latest"] if go_on else command
 
 
 def followed(command: list[str], session: str, minutes: float) -> Iterator[tuple[str, list[str]]]:
@@ -201,9 +224,9 @@ def followed(command: list[str], session: str, minutes: float) -> Iterator[tuple
                 except subprocess.TimeoutExpired:
                     child.kill()
     if child.returncode == 0:
-        told = "Trained; it is in the list of styles when the page is loaded again."
+        told = "Trained; the settings of its tab offer it under this name."
     elif ending:
-        told = "Stopped; the command line goes on with it (`affect train lora --resume`)."
+        told = 'Stopped; tick "Go on" to train it further.'
     else:
         told = "Ended without a style; the last line says why."
     yield cards.progress(told), lines

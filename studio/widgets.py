@@ -38,6 +38,13 @@ def knobs(modality: str) -> list[dataclasses.Field[Any]]:
     return [one for one in shown if not (one.name == "lora_weight" and modality == "image")]
 
 
+def style_knob(modality: str) -> str:
+    """The knob that takes what was trained here; "" where none does."""
+    return {"image": "sliders", "music": "lora", "voice": "lora", "portrait": "lora"}.get(
+        modality, ""
+    )
+
+
 def choices_of(modality: str, name: str, styles: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(shown, value) of a knob that is a choice; none where it is not."""
     if (modality, name) in _CHOICES:
@@ -132,7 +139,9 @@ def seed_of(typed: Any) -> int:
 def styles_of(out: Path, modality: str) -> list[str]:
     """Names of the styles that were trained here for a modality."""
     folder = out / STYLES / modality
-    return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(one.name for one in folder.iterdir() if any(one.glob("*.safetensors")))
 
 
 @functools.cache

@@ -112,7 +112,15 @@ def test_untouched_controls_ask_for_nothing(modality: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("modality", "name"), [("music", "lora"), ("voice", "speech"), ("video", "curve")]
+    ("modality", "name"),
+    [
+        ("music", "lora"),
+        ("voice", "speech"),
+        ("video", "curve"),
+        ("image", "sliders"),
+        ("portrait", "polish"),
+        ("video", "painter"),
+    ],
 )
 def test_no_knob_takes_a_path_from_a_browser(modality: str, name: str, tmp_path: Path) -> None:
     values = [
@@ -360,6 +368,12 @@ def test_a_training_is_the_command_line_over_copies(tmp_path: Path) -> None:
     assert copies == ["anger/anger-1.png", "anger/anger-1.txt", "awe/Awe 2.png", "cat.png"]
     assert command[3:7] == ["train", "lora", "--modality", "image"]
     assert "my-style" in command[command.index("--out") + 1]
+    with pytest.raises(ValueError, match="no run is called"):
+        command_of(tmp_path / "out", "image", "other", 5, 20, [], go_on=True)
+    (tmp_path / "out" / "styles" / "image" / "my-style").mkdir()
+    more = command_of(tmp_path / "out", "image", "My style!", 5, 40, [], go_on=True)
+    assert more[-2:] == ["--resume", "latest"]
+    assert len(list(data.rglob("*.png"))) == 3  # its files are still there
     # Pressed again with other files, the old ones are not meant any more.
     command_of(tmp_path / "out", "image", "My style!", 5, 20, pictures[2:3])
     assert [one.name for one in data.rglob("*")] == ["cat.png"]
