@@ -116,7 +116,8 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
     kind.input(other, kind, [about, steps], **QUIET)
     learn.click(live, None, [told, stop, learn], **QUIET).then(
         run, [kind, name, minutes, steps, files, go_on], [told, strip, log],
-        concurrency_id="training", concurrency_limit=1, api_visibility="private", show_progress="hidden",
+        concurrency_id="training", concurrency_limit=1, api_visibility="private",
+        show_progress="hidden",
     ).then(idle, None, [stop, learn, *(tab.styles for tab in listing)], **QUIET)  # fmt: skip
     stop.click(halt, None, told, **QUIET)
 
