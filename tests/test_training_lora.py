@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,34 @@ def test_a_stopped_run_resumes_to_the_same_slider(tmp_path: Path) -> None:
     assert resumed.stat().st_mtime_ns == stamp
     train_slider(pipe, "sadness", out=cut, restart=True, **{**options, "steps": 2})
     assert read_metadata(resumed)["steps"] == 2
+
+
+def test_a_run_that_is_interrupted_keeps_its_step_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"prompts": PROMPTS, "call": call_of("sd15"), "save_every": 100, **SMALL}
+    pipe = tiny("sd15")
+    whole = train_slider(pipe, "sadness", out=tmp_path / "whole", **options)
+    calls = 0
+
+    def press(*_: Any) -> None:  # Ctrl-C while the fourth step is taken
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        if calls == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            calls += 1
+
+    handle = pipe.unet.register_forward_hook(press)
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train_slider(pipe, "sadness", out=cut, **options)
+    handle.remove()
+    assert "stopped at step 4; the same command goes on" in capsys.readouterr().out
+    meta = json.loads((cut / ".sadness.checkpoint" / "meta.json").read_text())
+    assert meta["step"] == 4
+    resumed = train_slider(pipe, "sadness", out=cut, **options)
+    first, second = load_file(whole), load_file(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_painted_samples_are_shared_between_sliders(tmp_path: Path) -> None:

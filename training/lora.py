@@ -39,7 +39,14 @@ from adapters.content import opposite, slider_prompts
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
 from adapters.slider_file import read_metadata, write_slider
-from training.loop import Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
+from training.loop import (
+    Log,
+    clip_gradients,
+    cosine,
+    load_checkpoint,
+    save_checkpoint,
+    stopping,
+)
 from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
 from training.student import StudentError, noised, student
 
@@ -211,6 +218,8 @@ def train_slider(
         SliderError: for an unknown emotion or impossible settings.
         LatentsError: for latents that cannot be read or do not fit.
         FamilyError: for a pipeline that takes no LoRA.
+        LossError: a loss that is no number; the last checkpoint is kept.
+        KeyboardInterrupt: after the step in progress has been kept.
     """
     if emotion not in CORE:
         msg = f"emotion: {emotion!r} is not a core emotion; use one of {', '.join(CORE)}"
@@ -254,10 +263,10 @@ def train_slider(
     fresh = student(
         denoiser, [_ADAPTER], rank=settings.rank, convs=settings.convs, generator=generator
     )
-    with fresh as (parameters, set_weights):
+    with fresh as (parameters, set_weights), stopping() as stopped:
         state = _fit(
             replay, student_pool, anchor_pool, settings, parameters, set_weights, generator,
-            checkpoint, facts, Log(out / f"{emotion}.jsonl", settings.batch), save_every,
+            checkpoint, facts, Log(out / f"{emotion}.jsonl", settings.batch), save_every, stopped,
         )  # fmt: skip
         tensors = get_peft_model_state_dict(denoiser, adapter_name=_ADAPTER)
         # Half precision is harmless here: these are products of two small matrices.
@@ -335,6 +344,7 @@ def _fit(
     facts: Mapping[str, Any],
     log: Log,
     save_every: int,
+    stopped: Callable[[], bool],
 ) -> dict[str, float]:
     """The loop over optimiser steps; returns figures for the file's metadata."""
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
@@ -346,7 +356,8 @@ def _fit(
     spread = torch.linspace(-1, 1, len(whole))[torch.randperm(len(whole), generator=generator)]
     asked = pool.target(whole, spread, settings.eta) - pool.plain
     unit = float(asked.pow(2).mean()) + 1e-12
-    step = load_checkpoint(checkpoint, *saved)
+    log.step = step = load_checkpoint(checkpoint, *saved)
+    log.rewind(step)
     extra = max(1, settings.batch // 4) if anchors is not None else 0
     recent: list[float] = []
     while step < settings.steps:
@@ -380,8 +391,11 @@ def _fit(
         log.add(loss=loss.item(), anchor_loss=held_loss.item(), seconds=time.perf_counter() - began)
         if step % 25 == 0 or step == settings.steps:
             log.report(step)
-        if step % save_every == 0 and step < settings.steps:
+        if (step % save_every == 0 or stopped()) and step < settings.steps:
             save_checkpoint(checkpoint, step, *saved, meta={"facts": dict(facts)})
+            if stopped():
+                print(f"stopped at step {step}; the same command goes on", flush=True)
+                raise KeyboardInterrupt
     explained = 1 - sum(recent) / len(recent) if recent else 0.0
     return {"explained": round(explained, 4)}
 
