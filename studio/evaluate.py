@@ -97,7 +97,7 @@ def evaluate(
     if not isinstance(shown, int):
         shown = from_file(Path(prompts))
     if params.get("sliders"):
-        names = _of_folder(params["sliders"], names, asked=emotion)
+        names = sliders_of(params["sliders"], names, asked=emotion)
     quiet_libraries(offline=offline)
     no_bars()
     from adapters.critic import load_critic
@@ -151,7 +151,7 @@ def _levels(text: str) -> tuple[float, ...]:
         raise ValueError(msg) from error
 
 
-def _of_folder(folder: str, names: list[str], *, asked: str) -> list[str]:
+def sliders_of(folder: str, names: list[str], *, asked: str) -> list[str]:
     """The asked emotions that a folder has sliders for."""
     from adapters.lora import LoraBank
 

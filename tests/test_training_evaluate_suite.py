@@ -17,7 +17,8 @@ from pipelines import Step
 from pipelines.media import read_metadata
 from pipelines.painter import Painter
 from studio.cli import run
-from tests.contracts import EXTRA, critic, few_pairs, reader
+from studio.evaluate import sliders_of
+from tests.contracts import EXTRA, critic, few_pairs, random_sliders, reader
 from tests.tiny import tiny, tiny_folder
 from training.evaluate_prompts import SuiteError, from_file, incongruent, said, scenes
 from training.evaluate_suite import ROWS, Plan, asked, evaluate, plan_of
@@ -288,6 +289,16 @@ def test_the_command_writes_a_report_with_sheets(tmp_path, capsys):
     assert run([*words, "--resume", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["reader"] == report["reader"]
+
+
+def test_sliders_of_a_folder_decide_what_is_asked(tmp_path, capsys):
+    folder = random_sliders(tiny("sd15"), tmp_path / "sliders", ("sadness", "awe"))
+    assert sliders_of(str(folder), list(CORE), asked="all") == ["awe", "sadness"]
+    out = tmp_path / "out"
+    words = ["--emotions", "sadness,fear", "--sliders", str(folder), "--out", str(out)]
+    assert run(["evaluate", *words]) == 2
+    assert "no slider for fear; it has awe, sadness" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
