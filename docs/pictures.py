@@ -31,20 +31,24 @@ SCENE = "assets/samples/storm.toml"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make all pictures, or those named: light, dark, phone, gallery, film."""
-    wanted = set(arguments) or {"light", "dark", "phone", "gallery", "film"}
+    """Make all pictures, or those named: light, dark, phone, gallery, film.
+
+    film=FILE.mp4 and takes=FOLDER take what was made before.
+    """
+    given = dict(one.partition("=")[::2] for one in arguments)
+    wanted = set(given) - {"takes"} or {"light", "dark", "phone", "gallery", "film"}
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         if "film" in wanted:
-            film_strip(out)
+            film_strip(Path(given["film"]) if given.get("film") else sample_film(out))
         if wanted - {"film"}:
-            screens(out, wanted)
+            screens(Path(given["takes"]) if given.get("takes") else some_takes(out), wanted)
     return 0
 
 
-def screens(out: Path, wanted: set[str]) -> None:
-    """The page with a picture on it, as three people see it, and a filled gallery."""
+def some_takes(out: Path) -> Path:
+    """A folder with five pictures, for the gallery."""
     takes = {
         "a lighthouse at dusk": "sadness .8",
         "flowers in a garden": "happiness .8",
@@ -56,6 +60,11 @@ def screens(out: Path, wanted: set[str]) -> None:
     lines = [{"prompt": prompt, "emotion": felt, "seed": 7} for prompt, felt in takes.items()]
     manifest.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     affect("batch", str(manifest), "--out", str(out))
+    return out
+
+
+def screens(out: Path, wanted: set[str]) -> None:
+    """The page with a picture on it, as three people see it, and a filled gallery."""
     with serving(out) as server, browsing() as browser:
         for name, options in {
             "light": {"color_scheme": "light"},
@@ -66,7 +75,7 @@ def screens(out: Path, wanted: set[str]) -> None:
                 continue
             with watched(browser, server, **options) as seen:
                 page = seen.page
-                make(page, "a mountain lake", "sadness .8")
+                make(page, "clouds over the sea", "awe .8")
                 if name == "phone":
                     page.evaluate("window.scrollTo(0, 0)")
                 page.wait_for_timeout(800)  # transitions
@@ -83,16 +92,23 @@ def make(page: Any, prompt: str, emotion: str) -> None:
     """A picture by the page's own button; returns when its card is there."""
     page.locator("#emotion textarea").fill(emotion)
     page.locator("#prompt-image textarea, #prompt-image input").first.fill(prompt)
+    page.locator("#settings-image button").first.click()
+    page.locator("#seed-image input, #seed-image textarea").first.fill("3")
+    page.locator("#settings-image button").first.click()
     page.locator("#make-image").click()
     page.locator("#card-image table, #card-image dl, #card-image svg").first.wait_for(
         timeout=180_000
     )
 
 
-def film_strip(out: Path) -> None:
-    """Seven frames of the sample film, and under them the emotion at that second."""
+def sample_film(out: Path) -> Path:
+    """The film of the sample scene."""
     told = affect("make", "film", SCENE, "--out", str(out)).split()
-    film = Path(next(line for line in reversed(told) if line.endswith(".mp4")))
+    return Path(next(line for line in reversed(told) if line.endswith(".mp4")))
+
+
+def film_strip(film: Path) -> None:
+    """Seven frames of the sample film, and under them the emotion at that second."""
     seconds = probe_video(film).seconds
     at = [seconds * (k + 0.5) / 7 for k in range(7)]
     shots: list[Image.Image] = []
