@@ -77,6 +77,10 @@ def batch(
             "--device", help="One worker for each: cuda:0,cuda:1 or cpu,cpu; all there are."
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, help="Processes; one a device if not given."),
+    ] = None,
     dtype: make.Dtype = None,
     offline: make.Offline = False,
 ) -> int:
@@ -113,7 +117,7 @@ def batch(
         note_once(told)
     suffix = "" if part[1] == 1 else f"-{part[0]}-of-{part[1]}"
     try:
-        run.make(devices_of(device), engine, rate)
+        run.make(places_of(device, workers), engine, rate)
     except KeyboardInterrupt:
         note(f"interrupted; {run.tally()}; --resume makes the rest")
         return INTERRUPTED
@@ -305,6 +309,20 @@ def devices_of(text: str | None) -> list[str]:
 
     count = torch.cuda.device_count()
     return [f"cuda:{index}" for index in range(count)] if count > 1 else []
+
+
+def places_of(device: str | None, workers: int | None) -> list[str]:
+    """Where each worker works: the devices in turn, so many; raises ValueError in one line.
+
+    Fewer workers than devices leave devices idle, more share them.
+    """
+    names = devices_of(device)
+    if workers is None:
+        return names
+    from pipelines.weights import best_device
+
+    names = names or [best_device()]
+    return [names[index % len(names)] for index in range(workers)]
 
 
 def clock(seconds: float) -> str:

@@ -26,6 +26,9 @@ KINDS = {kind.__name__: kind for kind in (Started, Finished, Failed, Told)}
 def make_on_ray(source: Chunks, options: Options, pace: Pace) -> Iterator[Event]:
     """Make all chunks on the cluster of RAY_ADDRESS, or one started here.
 
+    A cluster that was started here is ended again; starting one takes ten seconds and more (Ray
+    itself gives up after thirty, which a machine that is busy otherwise can need).
+
     Raises ValueError in one line where ray is missing or a rate is asked for.
     """
     try:
@@ -37,12 +40,22 @@ def make_on_ray(source: Chunks, options: Options, pace: Pace) -> Iterator[Event]
     if pace.rate is not None:
         msg = "limit-rate: Ray paces its actors itself; leave it out or use --engine local"
         raise ValueError(msg)
+    begun_here = not ray.is_initialized()
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     except Exception as error:  # of many kinds, most without a name of their own
         why = " ".join(str(error).split())[:160]
         msg = f"engine: no Ray cluster could be reached or started ({why}); set RAY_ADDRESS"
         raise ValueError(f"{msg} or use --engine local") from error
+    try:
+        yield from _made(ray, source, options)
+    finally:  # also when it was stopped: no actor goes on without anybody
+        if begun_here:
+            ray.shutdown()
+
+
+def _made(ray: Any, source: Chunks, options: Options) -> Iterator[Event]:
+    """Make all chunks with as many actors as the cluster has places for."""
     rows = []
     while chunk := source.take():
         rows.append({"jobs": encoded(chunk)})

@@ -512,7 +512,12 @@ def with_consent(
 PEOPLE: dict[str, dict[str, tuple[What, bool]]] = {
     "voice": {"audio": ("voice", False)},
     "portrait": {"image": ("face", True), "audio": ("voice", False), "drive": ("face", True)},
-    "film": {"portrait": ("face", True), "audio": ("voice", False)},
+    "film": {
+        "portrait": ("face", True),
+        "audio": ("voice", False),
+        "video": ("face", False),  # shown as they are: nobody's face is made to say anything
+        "image": ("face", False),
+    },
 }
 """Modality -> inputs that may be of a real person: what of them, and whether a yes is required.
 

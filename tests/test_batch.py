@@ -215,7 +215,7 @@ def test_a_rate_is_kept(made: tuple[Run, Any]) -> None:
 def test_workers_pull_and_one_that_is_killed_is_replaced(tmp_path: Path, weights: Path) -> None:
     path = jobs(tmp_path, weights, {"emotion": "joy .5", "seed": "0..199"})
     out = tmp_path / "out"
-    process = child(path, "--out", out, "--device", "cpu,cpu")
+    process = child(path, "--out", out, "--device", "cpu", "--workers", 2)
     assert process.stdout is not None
     assert process.stdout.readline(), process.communicate()[1]  # the first take: both work
     found = subprocess.run(
@@ -262,6 +262,7 @@ def test_two_batches_in_one_folder_share_the_work(tmp_path: Path, weights: Path)
     assert counted(out) == dict.fromkeys(range(80), 1), "no double work"
 
 
+@pytest.mark.slow
 def test_ray_makes_the_same(tmp_path: Path, weights: Path) -> None:
     if find_spec("ray") is None:
         pytest.skip("ray is not installed: the cluster engine is not tested here")
@@ -270,6 +271,7 @@ def test_ray_makes_the_same(tmp_path: Path, weights: Path) -> None:
     assert batch(path, "--out", out, "--engine", "ray") == 0
     assert counted(out) == {0: 2, **dict.fromkeys(range(1, 5), 1)}
     assert {row["status"] for row in rows(out)} == {"done"}
+    assert not __import__("ray").is_initialized(), "what was started here is ended here"
 
 
 def test_no_ray_is_one_line(

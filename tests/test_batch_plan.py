@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,7 +22,7 @@ from pipelines.image import job_of
 from pipelines.ledger import temporary
 from pipelines.take import Request, TakeError, write_take
 from pipelines.video import job_of as video_job
-from studio.batch import rate_of, shard_of
+from studio.batch import places_of, rate_of, shard_of
 from studio.batch_claims import CLAIMS, Source, key_of
 from studio.batch_plan import MAX_JOBS, Plan, PlanError, read_plan, sweep
 from studio.batch_run import asked_key, chunked
@@ -250,6 +251,23 @@ def test_a_face_in_a_film_needs_consent(tmp_path: Path) -> None:
     assert "line 1: consent: me.png may be a real person's face" in told
 
 
+def test_clips_and_pictures_in_a_film_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are shown as they are, so that nobody stated consent is noted, not refused."""
+    noise = np.random.default_rng(1).integers(0, 255, (64, 96, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "party.png")
+    shot = film(tmp_path, 'image = "party.png"', **{"shots.0.image": "party.png"})
+    (job,) = plan(tmp_path, shot).jobs
+    assert "consent: party.png may be a real person's face" in capsys.readouterr().err
+    assert "consent" not in job.request.inputs
+    (tmp_path / "yes.txt").write_text("All who are seen agreed.")
+    shot["inputs"]["consent"] = "yes.txt"
+    (job,) = plan(tmp_path, shot).jobs
+    assert job.request.inputs["consent"].name == "yes.txt"
+    assert "consent" not in capsys.readouterr().err
+
+
 def test_what_is_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(TakeError, match=r"\.jsonl or \.csv"):
         plan(tmp_path, "- a: &a [lol]", name="jobs.yaml")
@@ -284,6 +302,10 @@ def test_shares_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("0/s", "fast", "3/day"):
         with pytest.raises(ValueError, match="limit-rate"):
             rate_of(wrong)
+    assert places_of("cpu", None) == ["cpu"]
+    assert places_of("cpu", 3) == ["cpu"] * 3
+    assert places_of("cuda:0,cuda:1", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert places_of("cuda:0,cuda:1", 1) == ["cuda:0"]
 
 
 def lines_of(kind: str) -> list[dict[str, Any]]:
