@@ -98,14 +98,14 @@ def film_tab(panel: Any, out: Path) -> Result:
             wrap_lines=True,
             label="Scene (TOML)",
             lines=14,
-            max_lines=30,
+            max_lines=24,
         )
         files = gr.File(
             [str(cards.served(one)) for one in sample_files()], file_count="multiple",
             label="Files that the scene names", type="filepath", height=140,
             file_types=[*SUFFIXES["image"], *SUFFIXES["sound"], *SUFFIXES["film"]],
         )  # fmt: skip
-        with gr.Row():
+        with gr.Row(elem_classes="filters"):
             draft = gr.Checkbox(True, label="Draft", info="half the size, fewer steps")
             own = gr.Checkbox(True, label="The scene's own emotion", info="else the panel's")
             agreed = gr.Checkbox(False, label=AGREED)

@@ -193,10 +193,7 @@ def _files(mode: Mode, modality: str) -> tuple[dict[str, tuple[str, str, Any]], 
     files: dict[str, tuple[str, str, Any]] = {}
     people = modality in MODES_OF_PEOPLE
     with gr.Accordion("Files" if len(mode.files) > 1 else mode.files[0][2], open=people):
-        with gr.Row(elem_classes="files"):
-            for name, kind, label in mode.files:
-                first = cards.served(mode.sample.get(name))
-                files[name] = (kind, label, _upload(kind, label, first))
+        _uploads(mode, mode.files[:2], files)
         for name, paths in mode.samples.items():
             there = [[one] for path in paths if (one := cards.served(path))]
             gr.Examples(
@@ -204,8 +201,20 @@ def _files(mode: Mode, modality: str) -> tuple[dict[str, tuple[str, str, Any]], 
                 examples_per_page=8, api_visibility="private",
                 elem_id=f"samples-{modality}-{name}",
             )  # fmt: skip
+        if len(mode.files) > 2:
+            with gr.Accordion("More", open=False, elem_id=f"more-{modality}"):
+                _uploads(mode, mode.files[2:], files)
         agreed = gr.Checkbox(False, visible=people, label=AGREED, elem_id=f"agreed-{modality}")
     return files, agreed
+
+
+def _uploads(
+    mode: Mode, wanted: tuple[tuple[str, str, str], ...], files: dict[str, tuple[str, str, Any]]
+) -> None:
+    with gr.Row(elem_classes="files"):
+        for name, kind, label in wanted:
+            first = cards.served(mode.sample.get(name))
+            files[name] = (kind, label, _upload(kind, label, first))
 
 
 def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:

@@ -52,7 +52,7 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
     """The tab; the lists of styles of the other tabs learn of what was trained."""
     with gr.Tab("Train", id="train"):
         about = gr.Markdown(_ABOUT["music"], elem_id="about-train")
-        with gr.Row():
+        with gr.Row(elem_classes="filters"):
             kind = gr.Dropdown(
                 [("Image" if one == "image" else PANELS[one], one) for one in KINDS],
                 value="music", label="Kind", min_width=120, elem_id="kind-train",
