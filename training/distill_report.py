@@ -176,13 +176,13 @@ def sheet(seen: Mapping[str, Judged], emotion: str, most: int = 10) -> Image.Ima
                     [x * SCALE, (y + _CELL - 16) * SCALE, (x + 34) * SCALE, (y + _CELL) * SCALE],
                     fill=PAPER,
                 )
-                write(draw, (x + 4, y + _CELL - 14), f"{read:.2f}", 11, INK)
+                write(draw, (x + 4, y + _CELL - 8), f"{read:.2f}", 11, INK)
     for row, name in enumerate(names):
         y = _TOP + row * (_CELL + _GAP) + 8
         for line in _wrapped(name):
             write(draw, (6, y), fitted(line, 12, _LEFT - 12), 12, INK)
             y += 16
-    write(draw, (6, 22), fitted(f"{emotion}, as the reader reads it", 11, _LEFT - 10), 11, SOFT)
+    write(draw, (6, 22), fitted(f"{emotion} as read", 11, _LEFT - 10), 11, SOFT)
     return paper.reduce(SCALE)
 
 
