@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TOLD_STEPS, TOLD_SECONDS = 25, 30.0
 """A line about progress after so many steps, or so long."""
-TRACKED = 5
+TRACKED = 10
 """Steps whose mean a tracker is told at once: each telling goes to a file or a server."""
 _PARTS = ("loss", "hold_loss", "drift")
 """What a loss may tell of itself; processes send each other these."""

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.files import replacing
+from adapters.files import replacing, told_as_ours
 
 
 class Average:
@@ -38,11 +38,12 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Move the average towards the module's weights after optimiser step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
+        values = module.state_dict()
+        real = [name for name, value in values.items() if value.is_floating_point()]
+        # All at once: an adapter has hundreds of little matrices.
+        torch._foreach_lerp_([self.state[n] for n in real], [values[n] for n in real], 1 - decay)
+        for name in values.keys() - set(real):
+            self.state[name].copy_(values[name])
 
 
 def cosine(step: int, total: int, peak: float, warmup: int) -> float:
@@ -80,17 +81,43 @@ def save_checkpoint(
     generator: torch.Generator,
     meta: Mapping[str, object] | None = None,
 ) -> None:
-    """Write one resumable checkpoint to `folder`, replacing the last one only when it is whole."""
+    """Write one resumable checkpoint to `folder`, replacing the last one only when it is whole.
+
+    Raises:
+        OSError: a disk that is full, in one line; the last one is kept.
+    """
     fresh = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
+    try:
+        with told_as_ours(folder):
+            _write(fresh, modules, averages, optimizer, generator, {"step": step, **(meta or {})})
+    except Exception:
+        shutil.rmtree(fresh, ignore_errors=True)  # half a checkpoint is of no use, its room is
+        raise
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    averages: Mapping[str, Average],
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer],
+    generator: torch.Generator,
+    meta: Mapping[str, object],
+) -> None:
     for name, module in modules.items():
         # Copies: tied weights share memory, which safetensors refuses.
         state = {key: value.clone().contiguous() for key, value in module.state_dict().items()}
-        save_file(state, fresh / f"{name}.safetensors")
+        save_file(state, folder / f"{name}.safetensors")
     for name, average in averages.items():
         state = {key: value.contiguous() for key, value in average.state.items()}
-        save_file(state, fresh / f"{name}.average.safetensors")
+        save_file(state, folder / f"{name}.average.safetensors")
     moments = {
         f"{prefix}{index}.{key}": value.contiguous()
         for prefix, one in _by_prefix(optimizer).items()
@@ -99,14 +126,8 @@ def save_checkpoint(
         if isinstance(value, torch.Tensor)
     }
     moments["generator"] = generator.get_state()
-    save_file(moments, fresh / "optimizer.safetensors")
-    (fresh / "meta.json").write_text(json.dumps({"step": step, **(meta or {})}))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    fresh.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    save_file(moments, folder / "optimizer.safetensors")
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def load_checkpoint(

@@ -182,7 +182,8 @@ def plain(
                 pixels = torch.stack([opened(Path(path), rng) for path, _ in rows])
                 with torch.no_grad():
                     latents = latents_of(pixels)
-                    yield latents, text(tokens([c for _, c in rows]), return_dict=False)[0]
+                    states = text(tokens([c for _, c in rows]), return_dict=False)[0]
+                yield latents, states
 
     times: list[float] = []
     cores: list[float] = []
