@@ -308,7 +308,7 @@ def _check_out(out: Path, checkpoint: Path, *, resume: bool) -> None:
         msg = f"out: {out} is a file; name a folder"
         raise StyleError(msg)
     if checkpoint.exists() and not resume:
-        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        msg = f"out: {out} holds a run that was stopped; pass --resume latest, or another --out"
         raise StyleError(msg)
     if (out / WEIGHTS).exists() and not checkpoint.exists():
         msg = f"out: {out} holds a finished adapter; name another folder"
