@@ -65,6 +65,16 @@ def batch(
         Literal["local", "ray"],
         typer.Option("--engine", help="Processes of this machine, or a Ray cluster."),
     ] = "local",
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            metavar="N",
+            min=2,
+            max=256,
+            help="Try N seeds for each job, from its own on; keep the one the critic prefers.",
+        ),
+    ] = None,
     limit_rate: Annotated[
         str | None,
         typer.Option("--limit-rate", metavar="N/UNIT", help="Jobs begun at most: 2/s, 30/min."),
@@ -97,7 +107,7 @@ def batch(
     torch_dtype(dtype)
     started = time.monotonic()
     try:
-        plan = read_plan(manifest, out, offline=offline)
+        plan = read_plan(manifest, out, offline=offline, best_of=best_of)
     except PlanError as error:
         for problem in error.problems[:MOST_PROBLEMS]:
             note(problem)
@@ -106,7 +116,7 @@ def batch(
         note("nothing was started")
         return BAD_INPUT
     jobs = plan.shard(*part)
-    run = Run(jobs, Options(out, as_json, None, dtype, offline, file_format))
+    run = Run(jobs, Options(out, as_json, None, dtype, offline, file_format, best_of))
     if resume:
         run.skip_finished()
     note(_plan_text(plan, run, part, time.monotonic() - started))
@@ -149,7 +159,7 @@ class Run:
         """Mark what the ledger knows as done and whose file is there, byte for byte."""
         from studio.batch_claims import Done
 
-        done = Done(self.options.out)
+        done = Done(self.options.out, best_of=self.options.best_of)
         done.update()
         for number, job in enumerate(self.jobs):
             if (take := done.whole(job.request)) is not None:
@@ -170,7 +180,7 @@ class Run:
         self.begun = time.monotonic()
         gpu = any(name.startswith("cuda") for name in devices)
         chunks = chunked(left, max(1, len(devices)), rate, gpu=gpu)
-        source, pace = Source(chunks, self.options.out), Pace(rate)
+        source, pace = Source(chunks, self.options.out, self.options.best_of), Pace(rate)
         events: Iterator[Event]
         if engine == "ray":
             from studio.batch_ray import make_on_ray

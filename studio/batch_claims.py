@@ -28,11 +28,16 @@ CLAIMS = ".claims"
 
 
 class Done:
-    """Finished takes by the key that was asked for: what the ledger says, read as it grows."""
+    """Finished takes by the key that was asked for: what the ledger says, read as it grows.
 
-    def __init__(self, out: Path, *, from_now: bool = False) -> None:
-        self.out = out
+    best_of: seeds that are tried for each job, from its own on; a take chosen among as many, with a
+    seed that is one of them, is then the job's.
+    """
+
+    def __init__(self, out: Path, *, from_now: bool = False, best_of: int | None = None) -> None:
+        self.out, self.best_of = out, best_of
         self.found: dict[str, dict[str, Any]] = {}
+        self.chosen: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         self._at = 0
         if from_now:
             with suppress(OSError):
@@ -55,11 +60,26 @@ class Done:
                     line = json.loads(text)
                     if line.get("status") == "done":
                         entry = {"path": line["path"], "sha256": line["sha256"], "at": at}
-                        self.found[key_of(line["request"])] = entry
+                        self._keep(line, entry)
+
+    def _keep(self, line: Mapping[str, Any], entry: dict[str, Any]) -> None:
+        if self.best_of is None:
+            self.found[key_of(line["request"])] = entry
+        elif (line.get("chosen") or {}).get("of") == self.best_of:
+            key = key_of({**line["request"], "seed": 0})
+            self.chosen.setdefault(key, []).append((line["request"]["seed"], entry))
+
+    def find(self, request: Request) -> dict[str, Any] | None:
+        """The entry of a request that is done, None without one."""
+        if self.best_of is None:
+            return self.found.get(asked_key(request))
+        tried = range(request.seed, request.seed + self.best_of)
+        entries = self.chosen.get(asked_key(request.changed(seed=0)), ())
+        return next((entry for seed, entry in reversed(entries) if seed in tried), None)
 
     def whole(self, request: Request) -> dict[str, Any] | None:
         """The ledger's line on a request whose file is there, with the bytes it was made with."""
-        entry = self.found.get(asked_key(request))
+        entry = self.find(request)
         if entry is None:
             return None
         try:
@@ -70,7 +90,7 @@ class Done:
         return self.line(entry) if same else None
 
     def line(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """The ledger's whole line of an entry of `found`, with the path from this folder."""
+        """The ledger's whole line of an entry of `find`, with the path from this folder."""
         with (self.out / ledger.LEDGER).open("rb") as file:
             file.seek(entry["at"])
             line: dict[str, Any] = json.loads(file.readline())
@@ -90,14 +110,16 @@ def key_of(record: Mapping[str, Any]) -> str:
 class Source:
     """Hands out chunks that nobody else has or is at; also those that came back from the dead."""
 
-    def __init__(self, chunks: Sequence[Sequence[Numbered]], out: Path) -> None:
+    def __init__(
+        self, chunks: Sequence[Sequence[Numbered]], out: Path, best_of: int | None = None
+    ) -> None:
         self.out = out
         self.elsewhere: dict[int, dict[str, Any]] = {}
         """Numbers of jobs that another process finished meanwhile, and the ledger's lines."""
         self.held: deque[list[Numbered]] = deque()
         """Jobs that a living process has claimed, still by chunk: each is of one group."""
         self._todo = deque(chunks)
-        self._done = Done(out, from_now=True)
+        self._done = Done(out, from_now=True, best_of=best_of)
         self._file = ledger.temporary(out / f"batch{CLAIMS}")
         self._mine: set[str] = set()
 
@@ -131,8 +153,8 @@ class Source:
                 key = asked_key(request)
                 if key in self._mine:
                     free.append((number, request))
-                elif key in self._done.found:
-                    self.elsewhere[number] = self._done.line(self._done.found[key])
+                elif (entry := self._done.find(request)) is not None:
+                    self.elsewhere[number] = self._done.line(entry)
                 elif key in others:
                     held.append((number, request))
                 else:

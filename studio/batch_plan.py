@@ -19,7 +19,7 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -85,13 +85,16 @@ class Plan:
         return self.jobs[index::count]
 
 
-def read_plan(manifest: Path, out: Path, *, offline: bool = False) -> Plan:
+def read_plan(
+    manifest: Path, out: Path, *, offline: bool = False, best_of: int | None = None
+) -> Plan:
     """Read and check a manifest.
 
     Args:
         manifest: a .jsonl or .csv file. Paths in it count from its folder.
         out: the folder of the takes: yeses of people are recorded there.
         offline: look for weights on this machine alone.
+        best_of: seeds that will be tried for each job, from its own on.
 
     Raises:
         PlanError: mistakes, all of them.
@@ -99,7 +102,7 @@ def read_plan(manifest: Path, out: Path, *, offline: bool = False) -> Plan:
     """
     plan, swept = Plan(), 0
     problems: list[str] = []
-    checker = _Checker(manifest.absolute().parent, out, offline)
+    checker = _Checker(manifest.absolute().parent, out, offline, search=best_of is not None)
     seen: set[tuple[Any, ...]] = set()
     order: dict[str, dict[tuple[str, str, str], list[Job]]] = {}
     for number, line in read_lines(manifest):
@@ -124,6 +127,11 @@ def read_plan(manifest: Path, out: Path, *, offline: bool = False) -> Plan:
             raise
         except (ValueError, OSError) as error:
             problems.append(f"{manifest.name} line {number}: {error}")
+    if best_of is not None:
+        told = together(
+            itertools.chain.from_iterable(group.values() for group in order.values()), best_of
+        )
+        problems += [f"{manifest.name} {problem}" for problem in told]
     if problems:
         raise PlanError(problems)
     if not plan.lines:
@@ -133,6 +141,23 @@ def read_plan(manifest: Path, out: Path, *, offline: bool = False) -> Plan:
     for model in sorted(order, key=lambda text: list(MAKERS).index(text.split(" ")[0])):
         plan.jobs += itertools.chain.from_iterable(order[model].values())
     return plan
+
+
+def together(groups: Iterable[Sequence[Job]], best_of: int) -> Iterator[str]:
+    """What is wrong with trying so many seeds for each job: films, and jobs that try the same."""
+    for group in groups:
+        if group[0].request.modality == "film":
+            yield f"line {group[0].line}: best-of: a film is made once; batch it without --best-of"
+            continue
+        last: dict[tuple[Any, ...], int] = {}
+        for job in sorted(group, key=lambda one: one.request.seed):
+            like, seed = (job.request.prompt, job.request.emotion), job.request.seed
+            if like in last and seed - last[like] < best_of:
+                both = f"seeds {last[like]} and {seed} would try the same ones"
+                after = f"{last[like]}, {last[like] + best_of}"
+                yield f"line {job.line}: best-of: {both}; leave {best_of} between, as {after}"
+                break
+            last[like] = seed
 
 
 EXAMPLE = '{"modality": "image", "prompt": "a lake", "emotion": "sadness .8", "seed": "0..3"}'
@@ -326,8 +351,8 @@ def _seeds(value: Any) -> Sequence[Any]:
 class _Checker:
     """Turns swept lines into jobs; what was checked once is not checked again."""
 
-    def __init__(self, folder: Path, out: Path, offline: bool) -> None:
-        self.folder, self.out, self.offline = folder, out, offline
+    def __init__(self, folder: Path, out: Path, offline: bool, *, search: bool = False) -> None:
+        self.folder, self.out, self.offline, self.search = folder, out, offline, search
         self.spelled: dict[str, tuple[Request, tuple[str, str, str]]] = {}
         self.wrong: dict[str, ValueError] = {}
         self.digests: dict[Path, str] = {}
@@ -436,7 +461,7 @@ class _Checker:
         maker = import_module(MAKERS[request.modality])
         if len(self.known) > MOST_KNOWN:
             self.known.clear()
-        offered = {"defaults": None, "known": self.known}
+        offered = {"defaults": None, "known": self.known, "search": self.search}
         taken = inspect.signature(maker.job_of).parameters
         job = maker.job_of(request, **{n: v for n, v in offered.items() if n in taken})
         # A film has no weights of its own; a finished piece that is only performed needs none.

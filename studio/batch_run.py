@@ -117,6 +117,10 @@ def make_chunk(jobs: Sequence[Numbered], options: Options, worker: int = 0) -> I
     Raises:
         TakeError: the output folder can no longer be written; nothing else would be made either.
     """
+    if options.best_of is not None and len(jobs) > 1:  # the seeds of each compete among themselves
+        for job in jobs:
+            yield from make_chunk([job], options, worker)
+        return
     left = {asked_key(request): (number, request) for number, request in jobs}
     lines = _ledger_size(options.out)
     try:
@@ -153,6 +157,7 @@ def _made(left: dict[str, Numbered], options: Options, worker: int, count: int) 
     yield Started(worker, 0.0, count, "load")
     events = generate(
         requests,
+        best_of=options.best_of,
         out_dir=options.out,
         device=options.device,
         dtype=torch_dtype(options.dtype),
@@ -164,7 +169,9 @@ def _made(left: dict[str, Numbered], options: Options, worker: int, count: int) 
     with closing(cast("Generator[Step | Take]", events)):
         for event in events:
             if isinstance(event, Take):
-                done = left.pop(asked_key(event.request), None)
+                # The best of several seeds has its own, not the one that was asked for.
+                key = asked_key(event.request) if options.best_of is None else next(iter(left))
+                done = left.pop(key, None)
                 if done is not None:
                     yield Finished(done[0], event.to_json())
                 continue

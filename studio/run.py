@@ -66,7 +66,8 @@ class Options:
 
     ext is the format of the files: "png", "jpg" or "webp" of pictures, "mid" of music, "auto" of
     voices, whose knob `format` says it, and of films.
-    device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is.
+    device and dtype as in torch ("cpu", "cuda", "bfloat16"), None: the best there is. best_of: of a
+    batch, how many seeds are tried for each job.
     """
 
     out: Path = Path("out")
@@ -75,6 +76,7 @@ class Options:
     dtype: str | None = None
     offline: bool = False
     ext: str = "png"
+    best_of: int | None = None
 
 
 def read_emotion(

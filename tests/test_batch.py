@@ -126,6 +126,32 @@ def test_a_batch_and_what_it_leaves(
     assert "5 finished before" in capsys.readouterr().err
 
 
+def test_the_best_of_several_seeds_is_kept_once(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = jobs(tmp_path, weights, {"emotion": ["joy .5", "fear .5"], "seed": [0, 3]})
+    out = tmp_path / "out"
+    assert batch(path, "--out", out, "--best-of", 3) == 0
+    lines = [line for line in ledger.read(out) if line["status"] == "done"]
+    assert len(lines) == 4
+    assert all((line["chosen"]["of"], line["chosen"]["rank"]) == (3, 1) for line in lines)
+    for name in ("happiness", "fear"):
+        first, second = sorted(
+            line["request"]["seed"] for line in lines if name in line["request"]["emotion"]
+        )
+        assert first in range(3)
+        assert second in range(3, 6)
+    capsys.readouterr()
+    assert batch(path, "--out", out, "--best-of", 3, "--resume") == 0
+    said = capsys.readouterr()
+    assert "4 finished before" in said.err
+    assert said.out == ""
+    assert batch(path, "--out", out, "--best-of", 2, "--resume", "--dry-run") == 0
+    assert "finished before" not in capsys.readouterr().err, "of two is another job"
+    assert batch(path, "--out", out, "--best-of", 4) == 2
+    assert "seeds 0 and 3 would try the same" in capsys.readouterr().err
+
+
 def test_a_mistake_starts_nothing(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
