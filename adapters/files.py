@@ -15,6 +15,23 @@ from pathlib import Path
 
 
 @contextmanager
+def told_as_ours(path: Path | str) -> Iterator[None]:
+    """What safetensors raises of a full disk, as the OSError of one line that everything expects.
+
+    Raises:
+        OSError: naming `path` and why it cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # known without importing the library
+            raise
+        why = " ".join(str(error).split()).removeprefix("Error while serializing: ")[:120]
+        msg = f"{path} cannot be written ({why}); make room, or name another folder"
+        raise OSError(msg) from error
+
+
+@contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it replaces `path` if nothing was raised.
 
@@ -26,7 +43,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     os.close(handle)
     fresh = Path(name)
     try:
-        yield fresh
+        with told_as_ours(path):
+            yield fresh
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.chmod(0o644)

@@ -1,4 +1,4 @@
-"""The folder of somebody's own music, voice or face, as the three style recipes read it.
+"""What the style recipes share: how a folder of one's own is read, and how an adapter is written.
 
 `training.folder` reads it, in any layout and labelling; here what it found is told to people, and
 errors become those of the recipes. What a style holds out is the recipe's business (it compares the
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from adapters.files import replacing
 from training.folder import Dataset, read_folder
 from training.folder_labels import DataError
 
@@ -49,3 +51,13 @@ def read_style(
     for name, why in report.broken:
         tell(f"left out: {why if name in why else f'{name}: {why}'}")
     return dataset
+
+
+def write_adapter(model: Any, path: Path) -> None:
+    """Write the adapter that a diffusers model wears, as its own `save_lora_adapter` does, whole.
+
+    Raises:
+        OSError: a disk that is full; nothing is at `path` then.
+    """
+    with replacing(path) as fresh:
+        model.save_lora_adapter(fresh.parent, weight_name=fresh.name, safe_serialization=True)

@@ -19,6 +19,7 @@ It deliberately does not know how an adapter is chosen by a person.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ from pipelines.portrait_model import (
 from pipelines.portrait_motion import intended
 from pipelines.portrait_sound import FPS, hear, silence
 from training.folder import Sample
-from training.folder_style import StyleError, read_style
+from training.folder_style import StyleError, read_style, write_adapter
 from training.portrait import Settings, fit_model
 from training.portrait_data import Row, bent, collated
 
@@ -290,7 +291,7 @@ def train_lora(
         msg = f"out: {out} holds a finished adapter; name another folder"
         raise StyleError(msg)
     if (out / "checkpoint").exists() and not resume:
-        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        msg = f"out: {out} holds a run that was stopped; pass --resume latest, or another --out"
         raise StyleError(msg)
     found = read_folder(folder, settings.layout, tell)
     train, decide, unseen = split(found)
@@ -331,9 +332,10 @@ def train_lora(
         "seconds_unseen": len(after),
         "kept": least < plain,
     }
-    pipe.denoiser.save_lora_adapter(str(out), weight_name=ADAPTER, safe_serialization=True)
+    write_adapter(pipe.denoiser, out / ADAPTER)
     with replacing(out / CARD) as fresh:
         fresh.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return figures
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,11 +32,11 @@ import torch
 from adapters.files import replacing
 from adapters.metrics import bootstrap
 from pipelines.media_sound import load_sound
-from pipelines.voice_model import HEADS, VoicePipeline
+from pipelines.voice_model import ADAPTER, HEADS, VoicePipeline
 from training.folder import Sample
 from training.folder_labels import unit
 from training.folder_layouts import SPLITS
-from training.folder_style import StyleError, read_style
+from training.folder_style import StyleError, read_style, write_adapter
 from training.voice import Feed, Row, Settings, fit_model, make_row, remaining, share_left
 from training.voice_data import Clip, clarity, make_clip, make_pairs
 
@@ -209,7 +210,7 @@ def train_lora(
         msg = f"out: {out} holds a finished adapter; name another folder"
         raise StyleError(msg)
     if (out / "checkpoint").exists() and not resume:
-        msg = f"out: {out} holds a run that was stopped; pass --resume to go on, or another --out"
+        msg = f"out: {out} holds a run that was stopped; pass --resume latest, or another --out"
         raise StyleError(msg)
     pipe = VoicePipeline.load(backbone)
     takes = read_folder(folder, style, settings.layout, tell)
@@ -253,7 +254,7 @@ def train_lora(
     figures: dict[str, object] = {"pairs": len(train), "backbone": Path(base or backbone).name}
     for name in HEADS:
         model = getattr(pipe, name)
-        model.save_lora_adapter(out / name, safe_serialization=True)
+        write_adapter(model, out / name / ADAPTER)
         after = remaining(model, HEADS[name], unseen)
         gain = _left(before[name]) - _left(after)
         low, high = bootstrap(lambda x: float(np.mean(x)), gain)
@@ -265,6 +266,7 @@ def train_lora(
         }
     with replacing(out / CARD) as fresh:
         Path(fresh).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return figures
 
 
