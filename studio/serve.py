@@ -50,10 +50,11 @@ def serve(
     if mcp and find_spec("mcp") is None:
         msg = "serve: --mcp needs more; run pip install 'gradio[mcp]'"
         raise ValueError(msg)
-    from studio.server import check_open, launch, login, until_interrupted
+    from studio.server import check_open, check_tools, launch, login, until_interrupted
 
     known = login(auth)
     check_open(host, share, known, names or ())
+    check_tools(mcp, known)
     note("starting; the page takes some seconds")
     page, address = launch(
         out, host=host, port=port, auth=known, share=share, mcp=mcp, block=False, names=names or ()

@@ -10,10 +10,11 @@ Source: measured on Gradio 6.31; Host and Origin are compared as ComfyUI does on
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -158,6 +159,16 @@ def check_open(
     raise ServerError(msg)
 
 
+def check_tools(mcp: bool, auth: tuple[str, str] | None) -> None:
+    """Refuse tools behind a login: gradio 6.31 calls its own page without one, so none would work.
+
+    Raises ServerError in one line.
+    """
+    if mcp and auth is not None:
+        msg = "mcp: tools know no login; leave --auth out and serve this machine only, or leave"
+        raise ServerError(f"{msg} --mcp out: programs that log in have the same functions")
+
+
 def hosts_of(host: str, share: bool, names: Sequence[str] = ()) -> tuple[str, ...]:
     """Names that a server on this address answers to; () for any.
 
@@ -185,6 +196,7 @@ def launch(
     warm: load the painter in the background, so that the first picture is quick.
     """
     check_open(host, share, auth, names)
+    check_tools(mcp, auth)
     out = prepare(out)
     from starlette.middleware import Middleware
 
@@ -194,14 +206,15 @@ def launch(
     page = build_app(out)
     if warm:
         threading.Thread(target=_warm, name="affect-warm", daemon=True).start()
-    _, address, _ = page.launch(
-        server_name=host, server_port=port, share=share, auth=auth, quiet=True, inbrowser=False,
-        max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp, allowed_paths=[],
-        enable_monitoring=False, ssr_mode=False, pwa=False, show_error=True, strict_cors=True,
-        footer_links=["api", "settings"], prevent_thread_lock=True,
-        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share, names))]},
-        **style(),
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):  # stdout is for results; where tools are is none
+        _, address, _ = page.launch(
+            server_name=host, server_port=port, share=share, auth=auth, quiet=True,
+            inbrowser=False, max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp,
+            allowed_paths=[], enable_monitoring=False, ssr_mode=False, pwa=False, show_error=True,
+            strict_cors=True, footer_links=["api", "settings"], prevent_thread_lock=True,
+            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share, names))]},
+            **style(),
+        )  # fmt: skip
     page.server.config.timeout_graceful_shutdown = 1  # s: an open page must not hold Ctrl-C up
     if block:
         until_interrupted(page)

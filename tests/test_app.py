@@ -17,7 +17,16 @@ from pipelines.params import ParamError
 from studio import cards, making
 from studio.affect_pad import PanelError, chosen_emotion, panel_of, text_of
 from studio.run import PANELS
-from studio.server import LOCAL, Guard, ServerError, check_open, hosts_of, login, prepare
+from studio.server import (
+    LOCAL,
+    Guard,
+    ServerError,
+    check_open,
+    check_tools,
+    hosts_of,
+    login,
+    prepare,
+)
 from studio.timeline import preset_names, stretched, with_preset
 from studio.widgets import choices_of, control, knobs, params_from, seed_of
 
@@ -186,6 +195,13 @@ def test_nobody_else_gets_in_without_a_login() -> None:
         check_open(host, share, ("me", "long enough"))
     assert hosts_of("127.0.0.1", True) == ()
     assert "studio.local" in hosts_of("studio.local", False)
+
+
+def test_tools_are_not_offered_behind_a_login_that_they_cannot_pass() -> None:
+    check_tools(True, None)
+    check_tools(False, ("me", "long enough"))
+    with pytest.raises(ServerError, match="mcp"):
+        check_tools(True, ("me", "long enough"))
 
 
 def test_a_login_can_stay_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
