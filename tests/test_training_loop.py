@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from torch import nn
 
 from tests.test_training_batches import pictures
 from tests.test_training_image_lora import SMALL, call_of, planned, tensors_of
-from tests.tiny import tiny
+from tests.tiny import tiny, tiny_folder
+from training import cli
 from training.checkpoints import CheckpointError, Checkpoints
 from training.fit import draws
 from training.folder import Dataset
@@ -143,6 +146,8 @@ def trained(data: Dataset, out: Path) -> None:
 
 
 def losses(out: Path) -> dict[int, float]:
+    if not (out / "log.jsonl").is_file():
+        return {}
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return {int(line["step"]): line["loss"] for line in lines if "loss" in line}
 
@@ -156,7 +161,7 @@ def test_a_run_that_is_killed_again_and_again_has_the_curve_of_one_that_was_not(
     processes, chance = multiprocessing.get_context("fork"), np.random.default_rng(0)
     kept, kills = Checkpoints(killed / ".checkpoint"), 0
     for _ in range(3):
-        begun, before = len(losses(killed)) if (killed / "log.jsonl").is_file() else 0, kept.steps()
+        begun, before = len(losses(killed)), kept.steps()
         child = processes.Process(target=trained, args=(data, killed))
         child.start()
         until = begun - begun % EVERY + int(chance.integers(1, EVERY + 3))
@@ -228,5 +233,45 @@ def test_two_processes_end_where_one_with_both_batches_does(data: Dataset, tmp_p
     assert losses(pair)[6] == pytest.approx(losses(alone)[6], abs=1e-5)
     one, two = tensors_of(alone), tensors_of(pair)
     assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-4, rtol=0)
+
+
+def launched(arguments: list[str]) -> subprocess.Popen[str]:
+    """Two processes under the real launcher, on the CPU, in a group of their own."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+               "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+               "--dynamo_backend", "no", "--main_process_port", "0",
+               "-m", "training.cli", *arguments]  # fmt: skip
+    given = {**os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo",
+             "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=given, start_new_session=True)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_real_launcher_trains_is_stopped_by_ctrl_c_and_goes_on(
+    data: Dataset, tmp_path: Path
+) -> None:
+    painter, pair, alone = tiny_folder("sd15", tmp_path / "tiny"), tmp_path / "2", tmp_path / "1"
+    common = ["lora", "--modality", "image", "--data", str(data.root), "--backbone", str(painter),
+              "--steps", "40", "--batch", "2", "--rank", "2", "--resolution", "32", "--rate",
+              "1e-3", "--save-every", "5", "--tracker", "none", "--device", "cpu"]  # fmt: skip
+    child = launched([*common, "--out", str(pair)])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(losses(pair)) < 7:
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    _, said = child.communicate(timeout=60)
+    assert "pass --resume latest to go on" in said
+    stopped = Checkpoints(pair / ".checkpoint").steps()
+    assert stopped[-1] >= 7
+    _, said = (child := launched([*common, "--out", str(pair), "--resume", "latest"])).communicate(
+        timeout=120
+    )
+    assert child.returncode == 0, said
+    assert f"resumed at step {stopped[-1]}" in said
+    assert cli.main([*common, "--out", str(alone), "--accumulate", "2"]) == 0
+    one, two = tensors_of(alone), tensors_of(pair)
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-4, rtol=0)
