@@ -23,7 +23,6 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -249,7 +248,9 @@ def _one(
                 kept[one.prompt] = one
         run.tell(_told(f"{emotion}, {name}", found, [one.score for one in kept.values()]))
         slider = _learned(run, folder, emotion, list(kept.values()), plain, slider)
-    assert_made(slider)
+    if slider is None:  # the knob's own range starts at 1
+        msg = "rounds: none was run; choose 1 or more"
+        raise DistillError(msg)
     best, policy = slider, slider
     for number in range(1, given.nft_rounds + 1):
         folder = work / f"nft-{number}"
@@ -260,16 +261,10 @@ def _one(
         policy = _policy(run, folder, emotion, policy, slider)
     result = _judged(run, work, emotion, reader, {"plain": None, "best of N": best,
                      **({"then NFT": slider} if slider != best else {})})  # fmt: skip
-    with replacing(run.out / f"{emotion}.safetensors") as fresh:
-        _copied(run, slider, fresh, {"emotion": emotion, "backbone": base, **facts})
+    part = require(run.painter.pipe, "lora")
+    about = {"emotion": emotion, "family": part.name, "backbone": base, **facts}
+    write_slider(run.out / f"{emotion}.safetensors", part.denoiser, _matrices(run, slider), about)
     return result
-
-
-def assert_made(slider: Path | None) -> None:
-    """Refuse to go on without an adapter, which one round has made."""
-    if slider is None:
-        msg = "rounds: none was run; choose 1 or more"
-        raise DistillError(msg)
 
 
 def _told(name: str, found: Sequence[Candidate], kept: Sequence[float] = ()) -> str:
@@ -438,16 +433,6 @@ def _policy(run: Run, folder: Path, emotion: str, old: Path, new: Path) -> Path:
         mixed = blended(_matrices(run, old), _matrices(run, new), run.settings.decay)
         write_slider(path, part, {k: v.half() for k, v in mixed.items()}, {"emotion": emotion})
     return path
-
-
-def _copied(run: Run, slider: Path, to: Path, about: Mapping[str, Any]) -> None:
-    part = require(run.painter.pipe, "lora").denoiser
-    fresh = to.with_name(to.stem + ".copy.safetensors")
-    try:
-        write_slider(fresh, part, _matrices(run, slider), about)
-        shutil.copyfile(fresh, to)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 # Judging -----------------------------------------------------------------------------------------
