@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from adapters.assets import ASSETS
 from adapters.emotion import EmotionTimeline
@@ -97,14 +97,31 @@ def test_an_absent_mark_keeps_the_keys() -> None:
     assert ImageParams.parse(marked.params).watermark
 
 
-def test_from_the_command_line_to_verify(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A take with the mark and the same without, by a pipeline of random weights."""
+    from pipelines import generate
+    from pipelines.painter import Painter
+    from tests.tiny import tiny
+
+    out = tmp_path_factory.mktemp("takes")
+    painter = Painter(tiny("sd15"), "sd15")
+    params = {"width": 128, "height": 128, "steps": 2, "directions": False}
+    found = []
+    for more in ({"watermark": True}, {}):
+        asked = Request(
+            "image", "a lake", EmotionTimeline.parse("awe .6"), 3, "sd15", {**params, **more}
+        )
+        events = list(generate(asked, painter=painter, critic=None, reader=None, out_dir=out))
+        found += [one.path for one in events if isinstance(one, Take)]
+    return found[0], found[1]
+
+
+def test_a_take_carries_it_and_verify_finds_it(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["make", "image", "a lake", "--emotion", "awe .6", "--seed", "3", "--steps", "4"]
-    for more in (["--watermark"], []):
-        assert run([*words, *more, "--out", str(tmp_path / f"out{len(more)}")]) == 0
-    marked, plain = (Path(line) for line in capsys.readouterr().out.split())
-    assert decibels(Image.open(marked), Image.open(plain)) > 34
+    marked, plain = made
+    assert 34 < decibels(Image.open(marked), Image.open(plain)) < 60
     assert Take.read(marked).request.key != Take.read(plain).request.key
     assert examine(marked).watermark.startswith("found (strength ")
     assert examine(plain).watermark.startswith("none found")
@@ -120,3 +137,23 @@ def test_from_the_command_line_to_verify(
     painted = tmp_path / "painted.png"
     painted.write_bytes(encode_image(Image.open(plain), "png", {"affect": record}))
     assert any("made with a watermark" in text for text in examine(painted).problems)
+
+
+def test_what_cannot_carry_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    drawing = Image.new("RGB", (200, 200), "white")
+    corners = np.random.default_rng(2).integers(0, 200, (14, 3, 2))
+    for triangle in corners.tolist():
+        ImageDraw.Draw(drawing).polygon([tuple(corner) for corner in triangle], fill="black")
+    assert strength(embed(drawing)) < SURE
+    assert "cannot carry" in caplog.text
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_manifest_and_the_page_offer_it(tmp_path: Path) -> None:
+    manifest = tmp_path / "jobs.jsonl"
+    manifest.write_text('{"prompt": "a lake", "params": {"watermark": true}}\n')
+    assert run(["batch", str(manifest), "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    pytest.importorskip("gradio")
+    from studio.widgets import knobs
+
+    assert "watermark" in [one.name for one in knobs("image")]
