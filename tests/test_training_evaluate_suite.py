@@ -108,7 +108,9 @@ def test_a_dial_that_does_nothing_scores_nothing():
 
 
 def test_content_is_told_apart_from_look():
-    kept = measured(world(look=3.0))["content"]["levels"]["1"]
+    tinted = measured(world(look=3.0))
+    assert tinted["traps"]["dial"]["content"][0] == 1.0
+    kept = tinted["content"]["levels"]["1"]
     assert kept["right"][0] == 1.0  # every subject is tinted alike, and still itself
     lost = measured(world(keep=0.0, look=3.0))
     gone = lost["content"]["levels"]["1"]

@@ -36,6 +36,8 @@ Figure = list[float | None]
 ARMS = ("neutral", "reference", "dial", "word")
 NEUTRAL, REFERENCE, DIAL, WORD = ARMS
 ROLES = ("reader", "critic")
+RATIOS = ("intensity_error", "leakage")
+"""Their denominators may be near 0 where an emotion hardly answers: a median over emotions."""
 DRAWS = 1000
 SHUFFLES = 300
 
@@ -69,13 +71,22 @@ def told(values: Floats) -> Figure:
     return [round(float(v), 4) for v in (first, low, high)]
 
 
-def over(values: Sequence[Floats]) -> Figure:
-    """The mean over emotions where the figure is defined, draw by draw."""
+def over(values: Sequence[Floats], *, middle: bool = False) -> Figure:
+    """The mean over emotions where the figure is defined, draw by draw; `middle`: the median."""
     stack = np.array(values)
     defined = stack[np.isfinite(stack[:, 0])]
     if not len(defined):
         return [None, None, None]
     known = np.isfinite(defined)
+    if middle:
+        return told(
+            np.array(
+                [
+                    np.median(x[k]) if k.any() else np.nan
+                    for x, k in zip(defined.T, known.T, strict=True)
+                ]
+            )
+        )
     total, count = np.where(known, defined, 0.0).sum(axis=0), known.sum(axis=0)
     return told(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
@@ -198,7 +209,7 @@ def figures(
                 for name, row in one.items()
             },
             "all": {
-                key: over([row[key] for row in one.values()])
+                key: over([row[key] for row in one.values()], middle=key in RATIOS)
                 for key in next(iter(one.values()))
                 if key != "leaks"
             },
@@ -207,7 +218,7 @@ def figures(
             },
             "shuffled": _shuffled(cells, role, scenes, emotions, levels),
         }
-    found["traps"] = _traps(cells, traps, draws)
+    found["traps"] = _traps(cells, traps, scenes, draws)
     return found
 
 
@@ -239,13 +250,15 @@ def _emotion(
     look = subjects.look(cells.of(scenes, DIAL, name, 1.0, "statistics"))
     word = subjects.look(cells.of(scenes, WORD, name, 1.0, "statistics"))
     found["ec_a"] = draw.mean(right["accuracy"] * subjects.right(look))
+    found["ec_a_at_0"] = draw.mean(right["accuracy_at_0"] * subjects.right(subjects.neutral))
     found["ec_a_word"] = draw.mean(right["accuracy_word"] * subjects.right(word))
 
     rise = every[..., -1, :] - every[..., 0, :]
     found["moved_most"] = draw.mean(rise.argmax(axis=-1) == at)
     found["rise"] = draw.mean(rise[..., at])
-    in_words = cells.of(scenes, WORD, name, 1.0, role, "a")[..., at]
-    found["rise_word"] = draw.mean(in_words - own[..., 0])
+    in_words = cells.of(scenes, WORD, name, 1.0, role, "a") - every[..., 0, :]
+    found["moved_most_word"] = draw.mean(in_words.argmax(axis=-1) == at)
+    found["rise_word"] = draw.mean(in_words[..., at])
     opposed = cells.of(scenes, DIAL, other, 1.0, role, "a")[..., at]
     found["rise_opposite"] = draw.mean(opposed - own[..., 0])
     found["over_opposite"] = draw.mean(own[..., -1] - opposed)
@@ -358,8 +371,13 @@ def _shuffled(
     }
 
 
-def _traps(cells: Cells, traps: Sequence[Mapping[str, Any]], draws: int) -> dict[str, Any]:
-    """Subjects that suggest something else: is the emotion there, and the subject still?"""
+def _traps(
+    cells: Cells, traps: Sequence[Mapping[str, Any]], scenes: Sequence[str], draws: int
+) -> dict[str, Any]:
+    """Subjects that suggest something else: is the emotion there, and the subject still?
+
+    The look that is taken out is what the emotion does to the neutral subjects.
+    """
     prompts = list(dict.fromkeys(trap["prompt"] for trap in traps))
     if len(prompts) < 2:
         return {}
@@ -386,11 +404,13 @@ def _traps(cells: Cells, traps: Sequence[Mapping[str, Any]], draws: int) -> dict
             for row in [cells.rows[DIAL, trap["prompt"], trap["emotion"], 1.0, seed]]
         ),
     }
+    plain = subjects.look(cells.of(scenes, NEUTRAL, None, 0.0, "statistics")).mean(axis=(0, 1))
     for arm in (NEUTRAL, DIAL, WORD):
         look = subjects.look(cell(arm, "statistics"))
-        centre = 0.0 if arm == NEUTRAL else look.mean(axis=(0, 1))
-        base = 0.0 if arm == NEUTRAL else subjects.neutral.mean(axis=(0, 1))
-        away = np.linalg.norm((look - centre + base)[:, :, None] - subjects.known, axis=-1)
+        if arm != NEUTRAL:
+            usual = [cells.of(scenes, arm, t["emotion"], 1.0, "statistics") for t in traps]
+            look -= np.array([subjects.look(x).mean(axis=(0, 1)) - plain for x in usual])[:, None]
+        away = np.linalg.norm(look[:, :, None] - subjects.known, axis=-1)
         kept = (away.argmin(axis=2) == np.array(place)[:, None]).astype(np.float64)
         found[arm] = {"content": told(draw.mean(kept))}
         for role in ROLES:

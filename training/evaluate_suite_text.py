@@ -28,7 +28,9 @@ MEASURES = {
     "accuracy_word": "... the emotion as a word, nothing of ours on",
     "accuracy_opposite": "... the opposite asked",
     "moved_most": "of twelve, the asked one rose most from 0 to 1",
-    "ec_a": "emotion and content right (EC-A)",
+    "moved_most_word": "... the emotion as a word",
+    "ec_a": "emotion and content right (EC-A), dial at 1",
+    "ec_a_at_0": "... dial at 0",
     "ec_a_word": "... the emotion as a word",
     "spearman": "Spearman, all pictures",
     "spearman_within": "Spearman within a prompt and seed",
@@ -37,8 +39,8 @@ MEASURES = {
     "rise_word": "... the emotion as a word",
     "rise_opposite": "... the opposite asked",
     "over_opposite": "read when asked, less when the opposite is",
-    "intensity_error": "intensity error",
-    "leakage": "leakage",
+    "intensity_error": "intensity error, median emotion",
+    "leakage": "leakage, median emotion",
 }
 
 
@@ -79,7 +81,7 @@ def _together(report: Mapping[str, Any]) -> list[str]:
     about, reader, critic = report["about"], report["reader"], report["critic"]
     chance = report["chance"]
     by_chance = {key: f"{chance['accuracy']:.2f}" for key in MEASURES if "accuracy" in key}
-    by_chance |= {"moved_most": f"{chance['accuracy']:.2f}"}
+    by_chance |= {key: f"{chance['accuracy']:.2f}" for key in MEASURES if "moved" in key}
     both = chance["accuracy"] * chance["content"]
     by_chance |= {key: f"{both:.2f}" for key in MEASURES if "ec_a" in key}
     by_chance |= dict.fromkeys(("spearman", "spearman_within", "tau_b_within"), "0")
