@@ -165,7 +165,7 @@ def _cosines(size: int) -> Floats:
 
 _BASIS, _BLOCK = _cosines(SIDE), _cosines(8)
 _FREQUENCY = np.round(np.hypot(*np.meshgrid(np.arange(SIDE), np.arange(SIDE)))).astype(int)
-_INDICES = [np.nonzero(ring == _FREQUENCY) for ring in _RINGS]
+_INDICES = [np.nonzero(np.equal(_FREQUENCY, ring)) for ring in _RINGS]
 _BAND = np.isin(_FREQUENCY, _RINGS).astype(np.float64)
 # A hash, not a generator: the key must be the same under every version of numpy.
 _BITS = np.unpackbits(np.frombuffer(hashlib.shake_256(_KEY).digest(SIDE * SIDE // 8), np.uint8))
