@@ -220,7 +220,7 @@ def _uploads(
 def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
     """(seed, n, best of, model) and a control for each knob, by name."""
     with gr.Accordion("Settings", open=False, elem_id=f"settings-{modality}"):
-        with gr.Row():
+        with gr.Row(elem_classes="knobs"):
             seed = gr.Textbox("", label="Seed", info="fresh if left empty", max_length=16,
                               placeholder="fresh", elem_id=f"seed-{modality}")  # fmt: skip
             n = gr.Slider(1, 8, 1, step=1, label="How many")
