@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP_ARGS ?=
 PYTEST_ARGS ?= -q -n 2 --dist loadfile
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-slow lint format clean
 
 install: $(STAMP)
 
@@ -20,6 +20,11 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: lint
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# What takes longer than a few seconds each: more of the browser, kills, real weights.
+test-slow: export OMP_NUM_THREADS ?= 1
+test-slow: $(STAMP)
+	@$(PY) -m pytest $(PYTEST_ARGS) -m slow
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Any
 
+import pytest
+
 # Before anything imports huggingface_hub, which reads these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -43,3 +45,13 @@ def _guarded_connect_ex(sock: socket.socket, address: Any) -> int:
 
 socket.socket.connect = _guarded_connect  # type: ignore[method-assign]
 socket.socket.connect_ex = _guarded_connect_ex  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked slow is run by `-m slow` (or any -m that names it), else skipped."""
+    if "slow" in str(config.getoption("-m")):
+        return
+    later = pytest.mark.skip(reason="slow: run by make test-slow")
+    for one in items:
+        if "slow" in one.keywords:
+            one.add_marker(later)
