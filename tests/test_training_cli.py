@@ -196,8 +196,9 @@ def test_ctrl_c_keeps_the_step_and_a_run_goes_on_from_any_that_is_kept(
     assert steps == list(range(1, kept[1] + 1))
 
 
+@pytest.mark.parametrize("most", [900, 30_000])  # bytes: cached states, checkpoints
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_kept(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    most: int, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A limit on the size of files, which the system tells as it tells a full disk."""
     out = tmp_path / "sliders"
@@ -205,7 +206,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_kept(
     assert run([*command, "--dry-run"]) == 0
     capsys.readouterr()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
         code = run(command)
     finally:

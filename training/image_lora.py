@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import nn
 
 from adapters.content import slider_prompts
@@ -235,10 +236,11 @@ def train(
         return _train(plan, Path(out), base, "latest" if resume is True else resume or None,
                       tell if plan.together.main else lambda line: None, loss_of, start or {},
                       )  # fmt: skip
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second of a disk that is full, too
+        about, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         msg = (
-            f"out: {error.filename or out} cannot be written ({error.strerror or error}); the last "
-            "checkpoint is kept: make room and pass --resume latest"
+            f"out: {about or out} cannot be written ({reason or error}); the last checkpoint is "
+            "kept: make room and pass --resume latest"
         )
         raise LoraError(" ".join(msg.split())) from error
 
