@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 UPLOADS = ".uploads"
+MAX_BODY = 8 * 2**20  # bytes of a request that is no upload: a scene, an emotion, knobs
 MAX_UPLOAD = 512 * 2**20  # bytes: a film; pictures and sounds have lower limits in pipelines.media
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -65,7 +66,19 @@ class Guard:
         ):
             await _answer(send, 403, "Changes are taken from this server's own pages only.")
             return
+        if changes and _too_large(scope, headers):
+            await _answer(send, 413, "This is larger than anything the page sends.")
+            return
         await self.app(scope, receive, send)
+
+
+def _too_large(scope: Scope, headers: dict[str, str]) -> bool:
+    """Whether a request that is no upload says that it is larger than MAX_BODY, or says nothing."""
+    if scope["type"] != "http" or str(scope.get("path", "")).rstrip("/").endswith("/upload"):
+        return False  # uploads have a limit of their own
+    size = headers.get("content-length", "0")
+    endless = "chunked" in headers.get("transfer-encoding", "").lower()
+    return endless or not size.isdigit() or int(size) > MAX_BODY
 
 
 def _leads_out(path: str) -> bool:

@@ -144,7 +144,7 @@ def test_stop_ends_a_picture(page: Any, server: Server) -> None:
     page.locator("#told-image").get_by_text(re.compile("^Stopped")).wait_for(timeout=10_000)
     page.wait_for_function("document.querySelector('#stop-image').disabled")
     assert len(takes(server)) == before
-    assert not list(server.out.rglob("*.tmp"))
+    assert not list(server.out.rglob(".tmp-*"))
 
 
 def test_a_take_is_made_again_with_another_emotion(page: Any, server: Server) -> None:
@@ -387,6 +387,42 @@ def test_the_gallery_finds_likes_deletes_and_brings_back(page: Any, server: Serv
     page.locator("#found").get_by_text(re.compile(r"^(0|No) take")).wait_for()
     page.click("#undo")
     page.locator("#found").get_by_text(re.compile(r"^1 take")).wait_for()
+
+
+OWNED = "document.title='owned'"
+HOSTILE = (
+    f'<img src=x onerror="{OWNED}"><script>{OWNED}</script></p></div><svg onload="{OWNED}">'
+    f"' onmouseover={OWNED} \x1b[31m\x07\u202e {{{{7*7}}}} ${{{OWNED}}} "
+)
+
+
+def test_a_hostile_take_is_only_text(page: Any, server: Server) -> None:
+    """A file from elsewhere with a prompt, a reader and words made to be run; 64 kB of them."""
+    from PIL import Image
+
+    from adapters.emotion import CORE, EmotionTimeline
+    from pipelines.take import Request, write_take
+
+    flat = dict.fromkeys(CORE, 0.05)
+    reading = {
+        "critic": {"reader": HOSTILE, "intensities": {**flat, "fear": 0.7}},
+        "reader": {"reader": HOSTILE, "intensities": {**flat, "awe": 0.6}},
+    }
+    prompt = "zebra " + HOSTILE * 300
+    assert len(prompt) > 64_000
+    request = Request("image", prompt, EmotionTimeline.parse("fear .7"), 1, "image-tiny")
+    write_take(request, Image.new("RGB", (64, 64), "teal"), server.out, reading=reading)
+    tab(page, "Gallery")
+    page.get_by_label("Words").locator("visible=true").fill("zebra")
+    page.get_by_label("Words").locator("visible=true").press("Enter")
+    page.locator("#found").get_by_text(re.compile(r"^1 take")).wait_for()
+    page.locator("#gallery button img, #gallery .thumbnail-item img").first.click()
+    page.locator("#card-gallery .card").wait_for()
+    page.wait_for_timeout(500)
+    assert page.title() == "Affect Studio"
+    assert page.locator("#card-gallery").locator("script, img, svg[onload]").count() == 0
+    wide = page.evaluate("document.scrollingElement.scrollWidth")
+    assert wide <= 1280, "a long word made the page wide"
 
 
 # Looks -------------------------------------------------------------------------------------------
