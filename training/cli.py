@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from pipelines.params import Params
@@ -115,12 +116,15 @@ def _run(given: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
     torch.set_flush_denormal(True)  # tiny moments and gradients run an order slower on a CPU
     with contextlib.redirect_stdout(sys.stderr):
         if together:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, InitProcessGroupKwargs
 
+            # The main process paints and reads for minutes while the others wait for a message.
+            patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))
             # Without being told, it would let every process believe that it is alone on a CPU.
             cpu = settings.device == "cpu" or not torch.accelerator.is_available()
+            accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patient])
             return recipes.pictures(settings, row, out, resume=resume, dry_run=dry, tell=tell,
-                                    accelerator=Accelerator(cpu=cpu))  # fmt: skip
+                                    accelerator=accelerator)  # fmt: skip
         if verb == "lora":
             return recipes.style(named, settings, row, out, resume=resume, dry_run=dry, tell=tell)
         if verb == "slider":
