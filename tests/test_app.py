@@ -314,8 +314,12 @@ def test_a_run_that_waits_can_be_stopped_and_a_closed_tab_ends_its_own() -> None
     assert not making.is_stopping("tab:image")  # nothing of a closed tab is kept
 
 
-def test_a_take_is_set_beside_itself_without_emotion(tmp_path: Path) -> None:
+def test_a_take_is_set_beside_itself_without_emotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipelines.take import Take, TakeError
+    from studio.gallery import _compared
+    from studio.results import FIELDS, beside_plain
 
     emotion = EmotionTimeline.parse("sadness .8").text
     asked = making.requests_of(
@@ -330,6 +334,16 @@ def test_a_take_is_set_beside_itself_without_emotion(tmp_path: Path) -> None:
     again = making.without_emotion(tmp_path, take.request.key)[2]
     assert again is not None
     assert again.path == plain.path  # it is not made twice
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
+    last = list(beside_plain(take.request.key, tmp_path, "tab:image"))[-1]
+    filled = dict(zip(FIELDS, last, strict=True))
+    left, right = (Path(one) for one in filled["slider"]["value"])
+    assert left.read_bytes() == plain.path.read_bytes()
+    assert right.read_bytes() == take.path.read_bytes()
+    pair, card = _compared(tmp_path, plain.request.key, take)
+    assert [Path(str(one)).name for one in pair] == [plain.path.name, take.path.name]
+    assert "neutral" in card
+    assert _compared(tmp_path, "", take) == ((None, None), "")
     with pytest.raises(TakeError, match="made without"):
         making.without_emotion(tmp_path, plain.request.key)
     with pytest.raises(TakeError, match="nothing is chosen"):
