@@ -104,6 +104,7 @@ def _row(job: Job, outcome: Outcome, folder: Path) -> dict[str, Any]:
     if take:
         path = Path(str(take["path"]))
         inside = path.is_relative_to(folder)
+        row["seed"] = take["request"]["seed"]  # of the best of several, its own
         row["path"] = (path.relative_to(folder) if inside else path).as_posix()
         name = request.emotion.peak.dominant
         for column, reader in zip(("critic", "reader"), bars_of(take.get("reading")), strict=False):

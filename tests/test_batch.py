@@ -141,6 +141,8 @@ def test_the_best_of_several_seeds_is_kept_once(
         )
         assert first in range(3)
         assert second in range(3, 6)
+    kept = {(line["request"]["emotion"], line["request"]["seed"]) for line in lines}
+    assert {(row["emotion"], int(row["seed"])) for row in rows(out)} == kept
     capsys.readouterr()
     assert batch(path, "--out", out, "--best-of", 3, "--resume") == 0
     said = capsys.readouterr()
