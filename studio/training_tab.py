@@ -58,8 +58,8 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
                 value="music", label="Kind", min_width=120, elem_id="kind-train",
             )  # fmt: skip
             name = gr.Textbox("my style", label="Name", max_length=40, min_width=120)
-            minutes = gr.Slider(1, 120, 5, step=1, label="Minutes at most", min_width=140)
-            steps = gr.Slider(10, 3000, STEPS["music"], step=10, label="Steps at most",
+            minutes = gr.Slider(1, 120, 5, step=1, label="Minutes", info="at most", min_width=140)
+            steps = gr.Slider(10, 3000, STEPS["music"], step=10, label="Steps", info="at most",
                               min_width=140, elem_id="steps-train")  # fmt: skip
         files = gr.File(label="Files", file_count="multiple", type="filepath", height=140,
                         file_types=SUFFIXES, elem_id="files-train")  # fmt: skip
