@@ -250,7 +250,6 @@ def launched(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("AFFECT_SLOW" not in os.environ, reason="a minute; AFFECT_SLOW=1 asks for it")
 def test_the_real_launcher_trains_is_stopped_by_ctrl_c_and_goes_on(
     data: Dataset, tmp_path: Path
 ) -> None:
