@@ -214,20 +214,26 @@ def launch(
     from starlette.middleware import Middleware
 
     from studio.app import build_app, style
+    from studio.making import loading
 
     refuse_addresses()
     page = build_app(out)
     if warm:
-        threading.Thread(target=_warm, name="affect-warm", daemon=True).start()
-    with redirect_stdout(sys.stderr):  # stdout is for results; where tools are is none
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, share=share, auth=auth, quiet=True,
-            inbrowser=False, max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp,
-            allowed_paths=[], enable_monitoring=False, ssr_mode=False, pwa=False, show_error=True,
-            strict_cors=True, footer_links=["api", "settings"], prevent_thread_lock=True,
-            app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share, names))]},
-            **style(),
-        )  # fmt: skip
+        loading.acquire()  # given back by `_warm`: who asks before it has ended waits for it
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for results; where tools are is none
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, share=share, auth=auth, quiet=True,
+                inbrowser=False, max_file_size=MAX_UPLOAD, run_history=False, mcp_server=mcp,
+                allowed_paths=[], enable_monitoring=False, ssr_mode=False, pwa=False,
+                show_error=True, strict_cors=True, footer_links=["api", "settings"],
+                prevent_thread_lock=True,
+                app_kwargs={"middleware": [Middleware(Guard, hosts=hosts_of(host, share, names))]},
+                **style(),
+            )  # fmt: skip
+    finally:
+        if warm:  # not before: it would slow the start, which gradio gives up after some seconds
+            threading.Thread(target=_warm, name="affect-warm", daemon=True).start()
     page.server.config.timeout_graceful_shutdown = 1  # s: an open page must not hold Ctrl-C up
     if block:
         until_interrupted(page)
@@ -248,11 +254,14 @@ def _warm() -> None:
     from studio.making import loading
     from studio.run import no_bars, quiet_libraries
 
-    with loading, suppress(Exception):  # it is told to whoever asks for a picture
-        quiet_libraries(offline=True)
-        from pipelines.session import embedded_critic, loaded
+    try:
+        with suppress(Exception):  # it is told to whoever asks for a picture
+            quiet_libraries(offline=True)
+            from pipelines.session import embedded_critic, loaded
 
-        no_bars()
-        loaded(resolve(DEFAULTS["image"]), device=None, dtype=None, offline=True)
-        for role in ("critic", "reader"):
-            embedded_critic(f"{role}-image")
+            no_bars()
+            loaded(resolve(DEFAULTS["image"]), device=None, dtype=None, offline=True)
+            for role in ("critic", "reader"):
+                embedded_critic(f"{role}-image")
+    finally:
+        loading.release()
