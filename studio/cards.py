@@ -142,7 +142,7 @@ def progress(text: str, share: float | None = None, notes: Sequence[str] = ()) -
     lines = "".join(f"<li>{html.escape(note[:400])}</li>" for note in notes[-6:])
     told = f"<ul>{lines}</ul>" if lines else ""
     return (
-        f'<div class="told" role="status" aria-live="polite">{html.escape(text)}{bar}{told}</div>'
+        f'<div class="told" role="status" aria-live="polite">{html.escape(text[:600])}{bar}{told}</div>'
     )
 
 
