@@ -141,9 +141,8 @@ def progress(text: str, share: float | None = None, notes: Sequence[str] = ()) -
         )
     lines = "".join(f"<li>{html.escape(note[:400])}</li>" for note in notes[-6:])
     told = f"<ul>{lines}</ul>" if lines else ""
-    return (
-        f'<div class="told" role="status" aria-live="polite">{html.escape(text[:600])}{bar}{told}</div>'
-    )
+    said = html.escape(text[:600])
+    return f'<div class="told" role="status" aria-live="polite">{said}{bar}{told}</div>'
 
 
 def log(lines: Sequence[str]) -> str:
