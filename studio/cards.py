@@ -85,7 +85,7 @@ def _emotions(asked: Mapping[str, float], readers: Sequence[Any]) -> str:
     most = {name: max(r.intensities[name] for r in readers) for name in CORE}
     names = sorted(asked, key=lambda name: -asked[name])
     names += sorted((name for name in CORE if name not in asked), key=lambda name: -most[name])
-    heads = "".join(f"<th>{html.escape(r.name.split('-')[0])}</th>" for r in readers)
+    heads = "".join(f"<th>{html.escape(r.name.split('-')[0][:12])}</th>" for r in readers)
     rows = []
     for name in names[: max(ROWS, len(asked))]:
         bars = "".join(
