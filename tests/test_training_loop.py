@@ -104,6 +104,52 @@ def test_a_run_killed_between_two_renames_has_the_one_before(tmp_path: Path) -> 
     assert kept.load(kept.path(5), saved) == 5
 
 
+def test_averages_go_on_where_they_lie(tmp_path: Path) -> None:
+    """Those of a model on another device were put on the CPU, and the next step failed."""
+    kept, saved = Checkpoints(tmp_path), parts()
+    kept.save(5, saved, {})
+    average = saved[1]["a"]
+    average.state = {name: value.to("meta") for name, value in average.state.items()}
+    kept.load(kept.path(5), saved)
+    assert {value.device.type for value in average.state.values()} == {"meta"}
+
+
+class Packed(torch.optim.SGD):
+    """Keeps state as 8-bit optimisers do: a plain count, a table that all share, hidden tensors."""
+
+    def step(self, closure: Any = None) -> None:
+        table = torch.ones(3)
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["step"] = state.get("step", 0) + 1
+            state["hidden"] = {"codes": torch.arange(4, dtype=torch.uint8), "table": table}
+
+
+def test_the_state_of_an_8_bit_optimiser_comes_back(tmp_path: Path) -> None:
+    module = nn.Linear(2, 2)
+    first, second = (Packed(module.parameters(), lr=0.1) for _ in range(2))
+    for _ in range(3):
+        first.step()
+    generator = torch.Generator()
+    Checkpoints(tmp_path).save(5, ({"a": module}, {}, first, generator), {})
+    Checkpoints(tmp_path).load(tmp_path / "step-000005", ({"a": module}, {}, second, generator))
+    for parameter in module.parameters():
+        state = second.state[parameter]
+        assert state["step"] == 3
+        assert isinstance(state["step"], int)
+        assert state["hidden"]["codes"].tolist() == [0, 1, 2, 3]
+        assert state["hidden"]["table"].tolist() == [1, 1, 1]
+
+
+def test_a_step_of_a_million_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    kept, saved = Checkpoints(tmp_path, keep=1), parts()
+    kept.save(1_000_000, saved, {})
+    kept.save(100_000, saved, {})  # gone back to
+    assert kept.steps() == [100_000]
+    kept.save(1_000_000, saved, {})
+    assert kept.steps() == [1_000_000]
+
+
 def test_a_log_is_taken_back_to_a_step(tmp_path: Path) -> None:
     log = Log(tmp_path / "log.jsonl", 1, quiet=True)
     for step in range(1, 6):

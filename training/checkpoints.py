@@ -118,8 +118,9 @@ class Checkpoints:
         older = [one for one in steps if one < step]
         newer = [one for one in steps if one > step]  # of a way that was left by going back
         for one in (*older[: max(0, len(older) - self.keep + 1)], *newer):
-            for path in self.folder.glob(f"{self.path(one).name}*"):
-                shutil.rmtree(path, ignore_errors=True)
+            for suffix in ("", ".old", ".tmp"):
+                path = self.path(one)
+                shutil.rmtree(path.with_name(path.name + suffix), ignore_errors=True)
 
     def clear(self) -> None:
         """Delete all of them: the run has ended."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -119,15 +120,41 @@ def _write(
         state = {key: value.contiguous() for key, value in average.state.items()}
         save_file(state, folder / f"{name}.average.safetensors")
     moments = {
-        f"{prefix}{index}.{key}": value.contiguous()
+        f"{prefix}{index}.{key}": value
         for prefix, one in _by_prefix(optimizer).items()
         for index, entry in one.state_dict()["state"].items()
-        for key, value in entry.items()
-        if isinstance(value, torch.Tensor)
+        for key, value in _flat(entry)
     }
+    seen: set[int] = set()
+    for key, value in moments.items():  # 8-bit moments share a table, which safetensors refuses
+        moments[key] = value.clone() if value.data_ptr() in seen else value.contiguous()
+        seen.add(value.data_ptr())
     moments["generator"] = generator.get_state()
     save_file(moments, folder / "optimizer.safetensors")
     (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _flat(entry: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of an optimiser's state by name: "a/b" inside another, "a#" for a plain number."""
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}/{inner}", tensor) for inner, tensor in _flat(value))
+        elif isinstance(value, torch.Tensor):
+            yield key, value
+        elif isinstance(value, int | float):
+            yield f"{key}#", torch.tensor(value, dtype=torch.float64)
+
+
+def _put(entry: dict[str, Any], key: str, value: torch.Tensor) -> None:
+    """The way back of `_flat`; what 8-bit optimisers count is whole numbers."""
+    *folders, name = key.split("/")
+    for folder in folders:
+        entry = entry.setdefault(folder, {})
+    if name.endswith("#"):
+        number = value.item()
+        entry[name[:-1]] = int(number) if number == int(number) else number
+    else:
+        entry[name] = value
 
 
 def load_checkpoint(
@@ -142,19 +169,21 @@ def load_checkpoint(
         old = folder.with_name(folder.name + ".old")  # killed between the two renames
         if not (old / "meta.json").exists():
             return 0
-        old.replace(folder)
+        with suppress(FileNotFoundError):  # another process of the run was faster
+            old.replace(folder)
     for name, module in modules.items():
         module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     for name, average in averages.items():
-        average.state = load_file(folder / f"{name}.average.safetensors")
+        found = load_file(folder / f"{name}.average.safetensors")
+        average.state = {key: found[key].to(value.device) for key, value in average.state.items()}
     moments = load_file(folder / "optimizer.safetensors")
     generator.set_state(moments.pop("generator"))
     for prefix, one in _by_prefix(optimizer).items():
-        state: dict[int, dict[str, torch.Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for key, value in moments.items():
             index, name = key.removeprefix(prefix).split(".", 1)
             if key.startswith(prefix) and index.isdigit():
-                state.setdefault(int(index), {})[name] = value
+                _put(state.setdefault(int(index), {}), name, value)
         one.load_state_dict({**one.state_dict(), "state": state})
     return int(json.loads((folder / "meta.json").read_text())["step"])
 
