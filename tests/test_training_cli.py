@@ -270,6 +270,27 @@ def test_a_slider_is_learned_from_prompts(
     assert LoraBank(out).names == ("sadness",)
     assert run([*command, "--emotion", "sad"]) == 2
     assert "did you mean sadness" in capsys.readouterr().err
+    finished = (out / "sadness.safetensors").read_bytes()
+    assert run([*command, "--steps", "3"]) == 2
+    assert "had other steps; pass --restart to replace it" in last_line(capsys)
+    assert (out / "sadness.safetensors").read_bytes() == finished
+    assert run([*command, "--steps", "3", "--restart"]) == 0
+
+
+@pytest.mark.parametrize("recipe", ["lora", "distill"])
+def test_what_another_recipe_has_made_is_not_overwritten(
+    recipe: str, config: Path, painter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sliders"
+    out.mkdir()
+    (out / "anger.safetensors").write_bytes(b"somebody's")
+    given = {
+        "lora": ["--config", str(config)],
+        "distill": ["--backbone", str(painter), "--emotion", "anger", "--out", str(out)],
+    }[recipe]
+    assert run(["train", recipe, *given]) == 2
+    assert "holds anger.safetensors of another recipe" in last_line(capsys)
+    assert (out / "anger.safetensors").read_bytes() == b"somebody's"
 
 
 def test_directions_are_fitted_and_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from adapters.emotion import CORE
 from adapters.families import require
@@ -217,6 +219,20 @@ def test_bad_input_is_one_line(
     assert told in said.err
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_a_loss_that_is_no_number_names_the_rate_that_may_be_changed(
+    folder: Path, tmp_path: Path, prompts: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (weights,) = (broken / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    next(v for name, v in tensors.items() if name.endswith("to_q.weight"))[0, 0] = float("nan")
+    save_file(tensors, weights, {"format": "pt"})
+    settings = Distill(**{**SMALL.to_json(), "prompts": str(prompts)})
+    with pytest.raises(DistillError, match=r"no number in round-1; .* another --out .* --rate"):
+        distill(Painter.load(str(broken), device="cpu"), settings, tmp_path / "out")
 
 
 def test_the_command_tells_what_it_would_do(

@@ -273,6 +273,23 @@ def test_eight_bits_need_their_library() -> None:
         make_optimizer([], replace(SMALL, eight_bit=True))
 
 
+class TooLarge(DenoisingLoss):
+    """As a device that has too little memory."""
+
+    def learn(self, *given: Any, **more: Any) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+
+def test_too_little_memory_is_one_line(data: Dataset, tmp_path: Path) -> None:
+    pipe = tiny("sd15")
+    before = snapshot(pipe)
+    plan = planned(pipe, "sd15", data, tmp_path / "out")
+    with pytest.raises(LoraError, match=r"memory: .* lower --batch") as told:
+        train(plan, tmp_path / "out", loss_of=TooLarge)
+    assert "\n" not in str(told.value)
+    assert_same(snapshot(pipe), before)
+
+
 def test_a_plan_tells_what_will_be_done(data: Dataset, tmp_path: Path) -> None:
     pipe = tiny("sd15")
     before = snapshot(pipe)

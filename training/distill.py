@@ -46,6 +46,7 @@ from training import image_lora
 from training.config import ImageLora, core_emotions
 from training.config_distill import Distill
 from training.distill_report import Judged, judged, lines, sheet
+from training.fit import FitError
 from training.folder import Dataset, Sample
 from training.loop import stopping
 from training.negative_aware import NegativeAwareLoss, blended, wanted
@@ -153,7 +154,8 @@ def distill(
         tell: takes lines about progress.
 
     Raises:
-        DistillError: too few prompts, a folder that holds something else, other settings.
+        DistillError: too few prompts, a folder that holds something else, other settings, a loss
+            that is no number.
         LoraError: of training.image_lora.
         KeyboardInterrupt: after what was painted or learned has been kept.
     """
@@ -204,6 +206,10 @@ def _check_out(out: Path, facts: Mapping[str, Any], *, resume: bool) -> None:
         raise DistillError(msg)
     begun = out / ROUNDS / "facts.json"
     if not begun.is_file():
+        named = core_emotions(facts["emotion"], "emotion")
+        if taken := [name for name in named if (out / f"{name}.safetensors").exists()]:
+            msg = f"out: {out} holds {taken[0]}.safetensors of another recipe; name another folder"
+            raise DistillError(msg)
         write_json(begun, facts)
         return
     if not resume:
@@ -386,10 +392,15 @@ def _learned(
         if negative:
             rewards = _rewards(shown, plan.batches.dataset)
             loss_of = functools.partial(NegativeAwareLoss, rewards=rewards, beta=given.beta)
-        image_lora.train(
-            plan, out, resume=(out / ".checkpoint").exists(), tell=run.tell, loss_of=loss_of,
-            start=begin,
-        )  # fmt: skip
+        try:
+            image_lora.train(
+                plan, out, resume=(out / ".checkpoint").exists(), tell=run.tell, loss_of=loss_of,
+                start=begin,
+            )  # fmt: skip
+        except FitError as error:  # its hint is to go on with another rate, which is refused here
+            rate = "--nft-rate" if negative else "--rate"
+            msg = f"loss: no number in {folder.name}; begin in another --out with a lower {rate}"
+            raise DistillError(msg) from error
     return slider
 
 

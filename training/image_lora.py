@@ -227,7 +227,7 @@ def train(
         start: matrices of an adapter to begin with, {emotion: {"<module>.lora_A.weight": ...}}.
 
     Raises:
-        LoraError: a disk that is full, a checkpoint of other settings.
+        LoraError: a disk that is full, too little memory, a checkpoint of other settings.
         FitError, CheckpointError: a loss that is no number, a checkpoint that cannot be written or
             is not there; what was learned until then is kept.
         KeyboardInterrupt: after the step in progress has been kept.
@@ -238,11 +238,19 @@ def train(
                       )  # fmt: skip
     except (OSError, SafetensorError) as error:  # the second of a disk that is full, too
         about, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-        msg = (
-            f"out: {about or out} cannot be written ({reason or error}); the last checkpoint is "
-            "kept: make room and pass --resume latest"
-        )
+        msg = f"out: {about or out} cannot be written ({reason or error}); {_kept(out)}"
         raise LoraError(" ".join(msg.split())) from error
+    except torch.OutOfMemoryError as error:
+        hint = "lower --batch or --resolution, or pass --checkpointing, --bf16 or --sample-every 0"
+        msg = f"memory: the device has too little; {hint}, in another --out"
+        raise LoraError(msg) from error
+
+
+def _kept(out: Path) -> str:
+    """What a person has after a failure, and what to do."""
+    whole = Checkpoints(out / ".checkpoint").steps()
+    kept = "the last checkpoint is kept" if whole else "no checkpoint had been written"
+    return f"{kept}: make room and pass --resume latest"
 
 
 def _train(
@@ -340,6 +348,10 @@ def _check_out(
         raise LoraError(msg)
     if (out / FACTS).exists() and not stopped:
         msg = f"out: {out} holds finished adapters; name another folder"
+        raise LoraError(msg)
+    taken = [name for name in facts["adapters"] if (out / f"{name}.safetensors").exists()]
+    if taken and not stopped:
+        msg = f"out: {out} holds {taken[0]}.safetensors of another recipe; name another folder"
         raise LoraError(msg)
     path = checkpoints.find(resume) if resume else None
     if path is None:

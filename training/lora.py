@@ -215,7 +215,8 @@ def train_slider(
         knobs: fields of `Settings`: steps, rank, eta, seed, lr, batch, pool, ...
 
     Raises:
-        SliderError: for an unknown emotion or impossible settings.
+        SliderError: for an unknown emotion or impossible settings, for a finished slider of other
+            settings in the way.
         LatentsError: for latents that cannot be read or do not fit.
         FamilyError: for a pipeline that takes no LoRA.
         LossError: a loss that is no number; the last checkpoint is kept.
@@ -249,8 +250,16 @@ def train_slider(
     if restart:
         shutil.rmtree(checkpoint, ignore_errors=True)
         path.unlink(missing_ok=True)
-    if path.is_file() and facts.items() <= read_metadata(path).items():
-        return path
+    if path.is_file():
+        found = read_metadata(path)
+        changed = sorted(key for key in facts if found.get(key) != facts[key])
+        if not changed:
+            return path
+        msg = (
+            f"out: {path} is finished and had other {', '.join(changed[:3])}; "
+            "pass --restart to replace it, or another --out"
+        )
+        raise SliderError(msg)
     _check_resumable(checkpoint, facts)
 
     began = time.perf_counter()
@@ -284,7 +293,7 @@ def _check_resumable(checkpoint: Path, facts: Mapping[str, Any]) -> None:
         if changed:
             msg = (
                 f"{checkpoint.name}: started with other {', '.join(changed)}; "
-                "use the same settings, or restart"
+                "use the same settings, or pass --restart"
             )
             raise SliderError(msg)
 
