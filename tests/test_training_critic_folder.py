@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.media import encode_image
 from pipelines.media_midi import encode_midi
 from pipelines.media_sound import encode_sound
 from studio.cli import run
+from tests.test_training_full_disk import room
 from training.config_critic import Critic
 from training.critic_folder import CriticError, dealt, figures_of, groups_of, train_critic, usable
 from training.folder import Dataset, read_folder
@@ -187,6 +189,34 @@ def test_pictures_begin_with_the_embedded_critic(
     assert np.isfinite([*reading.probabilities, *reading.vad_variance, *reading.intensities]).all()
 
 
+@pytest.mark.parametrize("modality", ["image", "motion", "music"])
+def test_a_disk_that_is_full_leaves_no_half_of_a_critic(
+    modality: str,
+    photos: Path,
+    faces: Path,
+    pieces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was measured is kept, and the same command ends what the full disk stopped."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    out = tmp_path / "ours"
+    data = {"image": photos, "motion": faces, "music": pieces}[modality]
+    command = ["train", "critic", "--modality", modality, "--data", str(data), "--out", str(out),
+               "--folds", "3", "--effort", "0.01", "--no-control"]  # fmt: skip
+    # Folds fit, the critic does not: its weights are the largest file of all but of music.
+    most = {"image": 3_000_000, "motion": 20_000, "music": 1000}[modality]
+    with room(most):
+        assert run(command) == 2
+    said = capsys.readouterr()
+    assert "cannot be written" in said.err or "File too large" in said.err
+    assert "Traceback" not in said.err
+    assert not (out / "config.json").exists()
+    assert run(command) == 0
+    assert (out / "config.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [
@@ -258,6 +288,19 @@ def test_groups_are_never_torn_apart_and_kinds_are_spread() -> None:
         assert {kinds[i] for i in part} == {"anger", "neutral"}
     assert dealt(groups, kinds, 5, seed=0) == parts
     assert len(dealt(["a", "b"], ["x", "y"], 5, seed=0)) == 2
+
+
+def test_a_rare_kind_is_never_all_in_one_fold() -> None:
+    """A fit without any neutral speech would have no voice to hear others against."""
+    groups = [f"g{k // 6:02}" for k in range(60)]
+    kinds = ["anger"] * 60
+    for group, rare in ((0, "neutral"), (1, "neutral"), (4, "awe"), (7, "awe")):
+        for k in range(2):
+            kinds[6 * group + k] = rare
+    for folds in (2, 3, 5):
+        for seed in range(8):
+            for part in dealt(groups, kinds, folds, seed):
+                assert {kinds[i] for i in set(range(60)) - set(part)} == set(kinds)
 
 
 def test_one_speaker_is_left_out_by_sentences_or_files(voices: Path) -> None:

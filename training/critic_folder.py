@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from adapters import metrics
 from adapters.emotion import CORE
@@ -110,17 +111,21 @@ def groups_of(data: Dataset, tell: Callable[[str], None]) -> list[str]:
 
 
 def dealt(groups: Sequence[str], kinds: Sequence[str], folds: int, seed: int) -> list[list[int]]:
-    """Indices of each fold: whole groups, dealt kind by kind to the fold that has least of it."""
+    """Indices of each fold: whole groups, dealt to the fold that has least of their rarest kind.
+
+    A kind that two groups show is so never left out altogether.
+    """
     order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed}/{g}".encode()).hexdigest())
     folds = min(folds, len(order))
     members: dict[str, list[int]] = {group: [] for group in order}
     for i, group in enumerate(groups):
         members[group].append(i)
+    spread = Counter(kind for rows in members.values() for kind in {kinds[i] for i in rows})
     held: list[Counter[str]] = [Counter() for _ in range(folds)]
     parts: list[list[int]] = [[] for _ in range(folds)]
     for group in sorted(order, key=lambda g: -len(members[g])):
-        main = Counter(kinds[i] for i in members[group]).most_common(1)[0][0]
-        at = min(range(folds), key=lambda k: (held[k][main], len(parts[k]), k))
+        rarest = min({kinds[i] for i in members[group]}, key=lambda kind: (spread[kind], kind))
+        at = min(range(folds), key=lambda k: (held[k][rarest], len(parts[k]), k))
         parts[at] += members[group]
         held[at].update(kinds[i] for i in members[group])
     return [sorted(part) for part in parts]
@@ -147,9 +152,25 @@ def train_critic(
         tell: takes lines about progress.
 
     Raises:
-        CriticError: nothing that can be learned and measured, a folder that is taken.
+        CriticError: nothing that can be learned and measured, a folder that is taken, a disk that
+            is full; what was measured is kept.
     """
-    out = Path(out)
+    try:
+        return _train(data, modality, settings, Path(out), tell)
+    except (OSError, SafetensorError) as error:  # the second of a disk that is full, too
+        about, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        if about and not Path(about).is_relative_to(out):
+            raise
+        msg = (
+            f"out: {about or out} cannot be written ({reason or error}); what was measured is "
+            "kept: make room and give the same command again"
+        )
+        raise CriticError(" ".join(msg.split())) from error
+
+
+def _train(
+    data: Dataset, modality: str, settings: Critic, out: Path, tell: Callable[[str], None]
+) -> dict[str, Any]:
     if (out / "config.json").exists() or (out.exists() and not out.is_dir()):
         msg = f"out: {out} holds something already; name another folder"
         raise CriticError(msg)
@@ -181,12 +202,16 @@ def train_critic(
     }  # fmt: skip
     model = learner.fit(everyone, everyone)
     learner.finish(model)
-    learner.save(model, out)
+    made = work / "made"
+    learner.save(model, made)
     figures["digest"] = model.digest
     with replacing(out / FIGURES) as path:
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     with replacing(out / "README.md") as path:
         path.write_text(card(figures, out.name), encoding="utf-8")
+    # The file that says that a critic is here comes last: half of one is not taken for it.
+    for path in sorted(made.iterdir(), key=lambda one: one.name == "config.json"):
+        path.replace(out / path.name)
     shutil.rmtree(work, ignore_errors=True)
     for line in lines(figures):
         tell(line)
@@ -301,6 +326,11 @@ def card(figures: Mapping[str, Any], name: str) -> str:
     kinds = ", ".join(f"{kind} {count}" for kind, count in figures["kinds"].items())
     recall = ", ".join(f"{kind} {share:.2f}" for kind, share in figures["recall"].items())
     body = "\n".join(f"* {line[0].upper()}{line[1:]}." for line in lines(figures))
+    begun = figures.get("begin", "none") if figures["modality"] == "image" else "none"
+    known = "" if begun in ("", "none") else (
+        f"\n* It began with {Path(begun).name}: where that has learned from some of these pictures, "
+        "the figures are too good; `--begin none` leaves it out."
+    )  # fmt: skip
     return (
         f"# {name}: a critic of {figures['modality']}\n\n"
         "Trained by `affect train critic` on a folder of labelled files, by the recipe of the "
@@ -310,7 +340,7 @@ def card(figures: Mapping[str, Any], name: str) -> str:
         "files.\n\n## Limits\n\n"
         "* It may guide, rank and calibrate; what it guided is reported by an independent reader."
         "\n* It knows the emotions of its folder alone, and recordings, players or pictures like "
-        "them.\n* A score says how this model reads a file, never what a person feels.\n"
+        f"them.{known}\n* A score says how this model reads a file, never what a person feels.\n"
     )
 
 

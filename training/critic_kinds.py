@@ -2,13 +2,14 @@
 
 Four small classes around the recipes that made the embedded critics (`training.critic`,
 `voice_critic`, `music_reader`, `portrait_critic`): same features, same networks, same losses. Each
-has the same five methods, which `training.critic_folder` calls:
+has the same six methods, which `training.critic_folder` calls:
 
     fit(at, of)          a critic from samples `at`, the k-th with the label of sample of[k]
     raw(critic, at)      arrays (n, ...) that the critic says of samples, before any temperature
     tune(raw)            take up what makes them fit their labels; True: fit and ask again
     told(raw)            (n, 13) probabilities, neutral first, and (n, 2) valence and arousal
-    finish(critic, raw)  put what was tuned into the shipped critic
+    finish(critic)       put what was tuned into the shipped critic
+    save(critic, folder) write it as its sisters are
 
 Knows no groups, folds or figures.
 """
@@ -31,6 +32,7 @@ from adapters.critic import ImageCritic
 from adapters.emotion import CORE, VAD
 from adapters.face_motion import read_csv
 from adapters.face_reading import CONTEMPT_VAD, told
+from adapters.files import replacing
 from adapters.motion_critic import DEGREES, FPS, KINDS, MotionCritic, rows_of, statistics
 from adapters.music_attributes import FEATURES, features
 from adapters.music_critic import SIGNS, UNIT, MusicCritic, save_music_critic
@@ -249,7 +251,9 @@ class Pieces:
         path = work / "features.npy"
         if not path.is_file():
             tell(f"music: what {len(data)} pieces are like")
-            np.save(path, np.array([features(load_midi(s.path)) for s in data]))
+            found = np.array([features(load_midi(s.path)) for s in data])
+            with replacing(path) as fresh:
+                np.save(fresh, found)
         self.x: Floats = np.load(path)
         self.affect = affect_of(self.samples)
         if float(self.affect.std(axis=0).min()) < 0.02:
