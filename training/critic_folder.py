@@ -328,8 +328,8 @@ def card(figures: Mapping[str, Any], name: str) -> str:
     body = "\n".join(f"* {line[0].upper()}{line[1:]}." for line in lines(figures))
     begun = figures.get("begin", "none") if figures["modality"] == "image" else "none"
     known = "" if begun in ("", "none") else (
-        f"\n* It began with {Path(begun).name}: where that has learned from some of these pictures, "
-        "the figures are too good; `--begin none` leaves it out."
+        f"\n* It began with {Path(begun).name}: where that has learned from some of these pictures "
+        "already, the figures are too good; `--begin none` leaves it out."
     )  # fmt: skip
     return (
         f"# {name}: a critic of {figures['modality']}\n\n"
