@@ -30,6 +30,10 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+NOT_STARTED = "Not made: the server refused this; the note in the corner says why. Try again."
+"""What a tab says when gradio itself refused: a full queue, or a value that no control offers."""
+
+
 def run_of(request: gr.Request, name: str) -> str:
     """What a run of this part of the page in this browser tab is called."""
     return f"{request.session_hash or ''}:{name}"
@@ -55,12 +59,18 @@ def wire(
         states = [gr.update(interactive=one is not stop) for one in buttons]
         return states if len(states) > 1 else states[0]  # of one output gradio wants no list
 
+    def broken(request: gr.Request) -> list[Any]:
+        making.end(run_of(request, name))
+        states = [gr.update(interactive=one is not stop) for one in buttons]
+        return [cards.failed(ValueError(NOT_STARTED)), *states]
+
     first = gr.on(triggers, live, None, [result.told, *buttons], trigger_mode="once", **QUIET)
     event = first.then(
         run, inputs, result.all, api_visibility="private", show_progress="minimal",
         show_progress_on=result.told, **DEVICE,
     )  # fmt: skip
-    event.then(idle, None, buttons, **QUIET)
+    event.success(idle, None, buttons, **QUIET)
+    event.failure(broken, None, [result.told, *buttons], **QUIET)
 
 
 def wire_stop(stop: Any, result: Result, name: str) -> None:

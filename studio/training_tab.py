@@ -25,7 +25,7 @@ import gradio as gr
 
 from adapters.emotion import CORE
 from studio import cards, making
-from studio.actions import QUIET, run_of
+from studio.actions import NOT_STARTED, QUIET, run_of
 from studio.run import PANELS
 from studio.widgets import STYLES, choices_of, style_knob, styles_of
 
@@ -113,12 +113,22 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
         usual = kind if kind in KINDS else "music"
         return [_ABOUT[usual], STEPS[usual]]
 
+    def broken(request: gr.Request) -> list[Any]:
+        return [cards.failed(ValueError(NOT_STARTED)), *idle(request)]
+
     kind.input(other, kind, [about, steps], **QUIET)
-    learn.click(live, None, [told, stop, learn], **QUIET).then(
-        run, [kind, name, minutes, steps, files, go_on], [told, strip, log],
-        concurrency_id="training", concurrency_limit=1, api_visibility="private",
+    states = [stop, learn, *(tab.styles for tab in listing)]
+    event = learn.click(live, None, [told, stop, learn], **QUIET).then(
+        run,
+        [kind, name, minutes, steps, files, go_on],
+        [told, strip, log],
+        concurrency_id="training",
+        concurrency_limit=1,
+        api_visibility="private",
         show_progress="hidden",
-    ).then(idle, None, [stop, learn, *(tab.styles for tab in listing)], **QUIET)  # fmt: skip
+    )
+    event.success(idle, None, states, **QUIET)
+    event.failure(broken, None, [told, *states], **QUIET)
     stop.click(halt, None, told, **QUIET)
 
 

@@ -77,10 +77,10 @@ def control(one: dataclasses.Field[Any], modality: str, styles: Sequence[str] = 
         return gr.Textbox("", label=title, info=about, placeholder="automatic", max_length=20)
     if low is None or high is None or high - low > 1000:
         step = one.metadata.get("step", 1 if kind == "int" else 0.1)
+        # No bounds: gradio refuses without saying whose number it is; the knob's own check says it.
         return gr.Number(
-            usual, label=title, info=about, minimum=low, maximum=high, step=step,
-            precision=0 if kind == "int" else None,
-        )  # fmt: skip
+            usual, label=title, info=about, step=step, precision=0 if kind == "int" else None
+        )
     return gr.Slider(low, high, usual, step=one.metadata.get("step"), label=title, info=about)
 
 
