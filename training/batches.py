@@ -28,6 +28,7 @@ from training.buckets import Fit, bucket_sizes, describe, fit
 from training.cache import MASK, POOLED, TOKENS, Cache, States, size_step
 from training.folder import DataError, Dataset
 from training.folder_sheet import sheet
+from training.progress import counted
 
 Batch = dict[str, Any]
 
@@ -130,12 +131,10 @@ class Batches(Iterator[Batch]):
         for start in range(0, len(missing), 8):
             self.cache.add_states(missing[start : start + 8])
         mine = range(self.rank, len(self.dataset), self.world)
-        for k, index in enumerate(mine):
+        for index in counted(mine, "latents of pictures", tell):
             path = self.cache.latents_path(self.dataset[index].sha256, self.fits[index].bucket)
             if not path.is_file():
                 self._latents(index)
-            if (k + 1) % 500 == 0:
-                tell(f"latents of {k + 1} of {len(mine)} pictures")
         return self.cache.made - before
 
     def describe(self) -> list[str]:

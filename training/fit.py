@@ -24,6 +24,7 @@ from training.batches import Batches
 from training.checkpoints import CheckpointError, Checkpoints
 from training.denoising import DenoisingLoss
 from training.loop import Average, Log, cosine, stopping
+from training.progress import span
 from training.sample_strip import Looks, due, read_at
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ class _Clock:
         a_step = max(now - self.began, 1e-9) / (step - self.first)
         said = ", ".join(f"{name.replace('_', ' ')} {means[name]:.4f}" for name in _PARTS
                          if name in means)  # fmt: skip
-        left = f", {_span((self.total - step) * a_step)} left" if step < self.total else ""
+        left = f", {span((self.total - step) * a_step)} left" if step < self.total else ""
         tell(f"step {step} of {self.total}: {said}, {rate:.3g} samples/s{left}")
         self.window, self.told, self.told_step = [], now, step
 
@@ -270,9 +271,3 @@ def _means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for line in lines for name in line)
     given = {name: [line[name] for line in lines if name in line] for name in names}
     return {name: sum(values) / len(values) for name, values in given.items()}
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -36,7 +36,6 @@ from adapters.critic import load_critic
 from adapters.emotion import CORE
 from adapters.families import model_digest, require
 from adapters.files import replacing
-from adapters.metrics import bootstrap
 from adapters.slider_file import write_slider
 from training.batches import Batches
 from training.checkpoints import Checkpoints
@@ -44,6 +43,7 @@ from training.config import ImageLora, core_emotions
 from training.denoising import Answers, DenoisingLoss
 from training.fit import Together, fit
 from training.folder import Dataset
+from training.intervals import over_groups
 from training.loop import Log
 from training.sample_strip import Looks, Sampler
 from training.student import student
@@ -278,7 +278,10 @@ def _train(
     if plan.held is not None and together.main:
         made += plan.held.prepare(tell)
     together.wait()
-    tell(f"{made} latents and text states encoded, the others are kept from before")
+    tell(
+        f"{made} latents and text states encoded" if made
+        else "all latents and text states are kept from before"
+    )  # fmt: skip
     sizes = {how.bucket for batches in _all(plan) for how in batches.fits}
     ask = Answers(pipe, sizes, plan.call, bf16=settings.bf16)
     columns = [CORE.index(name) for name in plan.emotions]
@@ -287,7 +290,7 @@ def _train(
         for emotion, tensors in begun.items():
             set_peft_model_state_dict(denoiser, dict(tensors), adapter_name=_adapter(emotion))
         loss = loss_of(pipe, ask, weigh, columns, min_snr=settings.min_snr, hold=settings.hold)
-        before = held_losses(loss, plan.held)
+        before, groups = held_losses(loss, plan.held)
         log = Log(out / "log.jsonl", settings.batch * settings.accumulate * together.world,
                   quiet=True)  # fmt: skip
         looks = _looks(plan, out, weigh, base, tracker, tell) if together.main else None
@@ -299,8 +302,8 @@ def _train(
             )  # fmt: skip
         finally:
             tracker.finish()
-        after = held_losses(loss, plan.held)
-        figures = {"steps": step, **_figures(before, after)}
+        after, _ = held_losses(loss, plan.held)
+        figures = {"steps": step, **held_figures(before, after, groups)}
         if together.main:
             for emotion in plan.emotions:
                 tensors = get_peft_model_state_dict(denoiser, adapter_name=_adapter(emotion))
@@ -381,15 +384,21 @@ class _recomputing:
             self.denoiser.disable_gradient_checkpointing()
 
 
-def held_losses(loss: DenoisingLoss, held: Batches | None) -> np.ndarray[Any, Any]:
-    """Losses of held-out pictures (n, 2), plain and with their labelled weights, same noise."""
+def held_losses(
+    loss: DenoisingLoss, held: Batches | None
+) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Losses of held-out pictures (n, 2), plain and with their labelled weights, same noise.
+
+    And the group of each: near duplicates, or what the set says.
+    """
     if held is None:
-        return np.zeros((0, 2))
+        return np.zeros((0, 2)), []
     start = held.state_dict()
     generator = torch.Generator().manual_seed(held.seed)
-    found = []
+    found, groups = [], []
     for _ in range(min(len(held), _MOST_HELD)):
         batch = next(held)
+        groups += [held.dataset[index].group for index in batch["indices"]]
         sums = np.zeros((len(batch["indices"]), 2))
         for k in range(_LEVELS):
             noise = torch.randn(batch["latents"].shape, generator=generator)
@@ -398,15 +407,17 @@ def held_losses(loss: DenoisingLoss, held: Batches | None) -> np.ndarray[Any, An
                 sums[:, column] += loss.held(batch, level, noise, on) / _LEVELS
         found.append(sums)
     held.load_state_dict(start)
-    return np.concatenate(found)
+    return np.concatenate(found), groups
 
 
-def _figures(before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Held-out loss of the plain model and with adapters, and the gain with its interval."""
+def held_figures(
+    before: np.ndarray[Any, Any], after: np.ndarray[Any, Any], groups: Sequence[str]
+) -> dict[str, Any]:
+    """Held-out loss of the plain model and with adapters; the gain, its interval over groups."""
     if not len(after):
         return {"held": 0}
     gain = before[:, 0] - after[:, 1]
-    low, high = bootstrap(lambda g: float(g.mean()), gain)
+    _, low, high = over_groups(np.mean, groups, gain)
     return {
         "held": len(gain),
         "held_out_before": float(before[:, 0].mean()),

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapters.files import replacing, told_as_ours
+from training.progress import say, step_line
 
 
 class Average:
@@ -227,10 +228,11 @@ class Log:
     """Append one JSON line per report to `path` and echo it: step, loss, samples per second.
 
     quiet: nothing is echoed and no digit left out, for curves with a line a step.
+    total: steps of the run at most; what is echoed is a line for people then, not JSON.
     """
 
-    def __init__(self, path: Path, batch: int, *, quiet: bool = False) -> None:
-        self.path, self.batch, self.quiet = path, batch, quiet
+    def __init__(self, path: Path, batch: int, *, quiet: bool = False, total: int = 0) -> None:
+        self.path, self.batch, self.quiet, self.total = path, batch, quiet, total
         self.started = time.perf_counter()
         self.sums: dict[str, list[float]] = {}
         self.step = 0
@@ -241,8 +243,8 @@ class Log:
             number = value.item() if isinstance(value, torch.Tensor) else value
             self.sums.setdefault(name, []).append(number)
 
-    def report(self, step: int) -> dict[str, float]:
-        """Write the means since the last report, and return them."""
+    def report(self, step: int, left: float | None = None) -> dict[str, float]:
+        """Write the means since the last report, and return them. left: seconds to go."""
         now = time.perf_counter()
         line: dict[str, float] = {"step": step}
         means = {name: sum(all_) / len(all_) for name, all_ in self.sums.items()}
@@ -254,7 +256,7 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if not self.quiet:
-            print(json.dumps(line), flush=True)
+            say(step_line(line, self.total, left) if self.total else json.dumps(line))
         return line
 
     def rewind(self, step: int) -> None:

@@ -47,6 +47,7 @@ from training.loop import (
     save_checkpoint,
     stopping,
 )
+from training.progress import counted
 from training.replay import LatentsError, Painted, Replay, read_latents, sample_latents
 from training.student import StudentError, noised, student
 
@@ -170,7 +171,8 @@ def make_pool(
     index = owner[chosen]
     offsets = (0,) if poles is None else (0, *poles)
     plain, push = [], []
-    for rows in torch.arange(count).split(max(1, batch // len(offsets))):
+    parts_of = torch.arange(count).split(max(1, batch // len(offsets)))
+    for rows in counted(parts_of, "answers of the plain model", each=len(parts_of[0])):
         answers = replay(
             torch.cat([x[rows]] * len(offsets)),
             torch.cat([t[rows]] * len(offsets)),
@@ -262,6 +264,7 @@ def train_slider(
         raise SliderError(msg)
     _check_resumable(checkpoint, facts)
 
+    print(f"{emotion}: asking the plain model what its prompts mean", flush=True)
     began = time.perf_counter()
     student_pool, anchor_pool, replay = _pools(
         pipe, prompts, settings, latents, call, {} if painted is None else painted
@@ -273,9 +276,10 @@ def train_slider(
         denoiser, [_ADAPTER], rank=settings.rank, convs=settings.convs, generator=generator
     )
     with fresh as (parameters, set_weights), stopping() as stopped:
+        log = Log(out / f"{emotion}.jsonl", settings.batch, total=settings.steps)
         state = _fit(
             replay, student_pool, anchor_pool, settings, parameters, set_weights, generator,
-            checkpoint, facts, Log(out / f"{emotion}.jsonl", settings.batch), save_every, stopped,
+            checkpoint, facts, log, save_every, stopped,
         )  # fmt: skip
         tensors = get_peft_model_state_dict(denoiser, adapter_name=_ADAPTER)
         # Half precision is harmless here: these are products of two small matrices.
@@ -369,6 +373,7 @@ def _fit(
     log.rewind(step)
     extra = max(1, settings.batch // 4) if anchors is not None else 0
     recent: list[float] = []
+    started, first = time.perf_counter(), step
     while step < settings.steps:
         began = time.perf_counter()
         for group in optimizer.param_groups:
@@ -398,8 +403,9 @@ def _fit(
         step += 1
         recent = [*recent[-19:], loss.item()]
         log.add(loss=loss.item(), anchor_loss=held_loss.item(), seconds=time.perf_counter() - began)
-        if step % 25 == 0 or step == settings.steps:
-            log.report(step)
+        if step % 10 == 0 or step == settings.steps:
+            a_step = (time.perf_counter() - started) / (step - first)
+            log.report(step, (settings.steps - step) * a_step)
         if (step % save_every == 0 or stopped()) and step < settings.steps:
             save_checkpoint(checkpoint, step, *saved, meta={"facts": dict(facts)})
             if stopped():

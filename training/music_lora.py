@@ -373,7 +373,7 @@ def _fit(
         return batches(songs, layout, batch, np.random.default_rng([settings.seed, step]))
 
     feed = feed_from(step)
-    log = Log(out / "log.jsonl", batch)
+    log = Log(out / "log.jsonl", batch, total=settings.steps)
     log.step = step
     began = time.monotonic() - state["seconds"]
     limit = 60 * settings.minutes or float("inf")
@@ -395,7 +395,8 @@ def _fit(
             continue
         held = float(losses(student, check, ignored).mean())
         log.add(held_out=held)
-        log.report(step)
+        spent = time.monotonic() - began
+        log.report(step, max(0.0, spent * (1 / progress() - 1)))
         better = held < state["least"]
         if better:
             with torch.no_grad():

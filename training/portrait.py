@@ -251,7 +251,7 @@ def fit_model(
         least, seconds = meta["least"], meta["seconds"]
     alphas = pipe.scheduler.alphas_cumprod.clone()
     weights = column_weights(model.scale.numpy())
-    log = Log(run / "log.jsonl", feed.batch)
+    log = Log(run / "log.jsonl", feed.batch, total=settings.steps)
     log.step = step
     began = time.monotonic() - seconds
 
@@ -290,7 +290,8 @@ def fit_model(
             continue
         left, jaw = _averaged(model, average, look)
         log.add(left=left, jaw=jaw)
-        log.report(step)
+        spent = time.monotonic() - began
+        log.report(step, spent * (1 / progress() - 1))
         better = left < least
         if better:
             least = left

@@ -20,6 +20,7 @@ from torch import nn
 
 from adapters.families import require
 from adapters.steps import StepClock, named_arguments, patched, take_rows
+from training.progress import counted
 
 
 class LatentsError(ValueError):
@@ -130,7 +131,8 @@ def sample_latents(
     keys = list(zip(texts, seeds, strict=True))
     todo = [key for key in dict.fromkeys(keys) if key not in painted]
     with StepClock(pipe).running(on_step), torch.no_grad():
-        for start in range(0, len(todo), batch):
+        starts = range(0, len(todo), batch)
+        for start in counted(starts, "samples painted", each=batch):
             some = todo[start : start + batch]
             generators = [torch.Generator().manual_seed(seed) for _, seed in some]
             options = {**call, "num_inference_steps": steps, "output_type": "latent"}

@@ -185,6 +185,7 @@ class Looks:
         except OSError as error:  # a picture to look at is no reason to end a run
             self.tell(f"samples: {path} cannot be written ({error.strerror}); the run goes on")
             return
+        self.tell(f"step {step}: {path}")
         self.tracker.picture("samples", sheet, step)
 
     def _read(self, sheets: list[list[Row]], step: int) -> bool:

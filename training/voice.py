@@ -461,7 +461,7 @@ def fit_model(
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         least, seconds = meta["least"], meta["seconds"]
     alphas = pipe.scheduler.alphas_cumprod.clone()
-    log = Log(run / "log.jsonl", feed.batch)
+    log = Log(run / "log.jsonl", feed.batch, total=settings.steps)
     log.step = step
     began = time.monotonic() - seconds
 
@@ -496,7 +496,8 @@ def fit_model(
             if left < least[name]:
                 least[name], better = left, True
                 best[f"best_{name}"].load_state_dict(averages[name].state)
-        log.report(step)
+        spent = time.monotonic() - began
+        log.report(step, spent * (1 / progress() - 1))
         meta = {"least": least, "seconds": time.monotonic() - began}
         save_checkpoint(folder, step, modules, averages, optimizers, generator, meta)
         if better:
