@@ -151,7 +151,10 @@ class LoraBank:
             files = {name: folder / f"{name}.safetensors" for name in CORE}
             files = {name: path for name, path in files.items() if path.is_file()}
         if not files:
-            msg = f"sliders: no <emotion>.safetensors in {source}; train some with training.lora"
+            msg = (
+                f"sliders: no <emotion>.safetensors in {source}; `affect train slider` or "
+                "`affect train lora` makes them"
+            )
             raise LoraError(msg)
         self.prefix = prefix
         self.files = {name: files[name] for name in CORE if name in files}

@@ -71,6 +71,16 @@ TOO_LITTLE = {
 }
 
 
+@pytest.mark.parametrize(("modality", "held"), [("music", "voice"), ("image", "music")])
+def test_a_folder_of_another_modality_is_told_its_name(
+    modality: str, held: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three(tmp_path, held)
+    assert run(["train", "lora", "--modality", modality, "--data", str(tmp_path)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith(f"pass --modality {held}, or another folder")
+
+
 @pytest.mark.parametrize("modality", list(SUFFIX))
 @pytest.mark.parametrize(
     ("fault", "told"),

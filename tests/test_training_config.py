@@ -51,7 +51,8 @@ def test_the_file_is_over_the_defaults_and_what_was_typed_over_the_file(tmp_path
         ("# photos\n\nstepps = 4\n", {}, "run.toml:3: stepps: is not known to this recipe; did "
                                          "you mean steps?"),
         ("zzz = 4\n", {}, "run.toml:1: zzz: is not known to this recipe; known are data"),
-        ("rank = 4\n[train]\nsteps = 1\n", {}, "run.toml:2: train: is not known"),
+        ("rank = 4\n[train]\nsteps = 1\n", {}, "run.toml:2: train: is no option but a table; "
+                                              "write options without [train]"),
         ("rank = 4\nsteps = 0\n", {}, "run.toml:2: steps: allowed 1 to"),
         ('steps = "many"\n', {}, "run.toml:1: steps: expected a whole number, received 'many'"),
         ("bf16 = 1\n", {}, "run.toml:1: bf16: expected true or false"),

@@ -324,7 +324,10 @@ def read(kind: type[Run], source: Source, given: Mapping[str, Any]) -> Run:
     fields = {one.name: one for one in dataclasses.fields(kind)}
     for key, value in source.values.items():
         if key not in fields:
-            raise source.error(key, _unknown(key, list(fields)))
+            told = _unknown(key, list(fields))
+            if isinstance(value, Mapping):
+                told = f"{key}: is no option but a table; write options without [{key}] above them"
+            raise source.error(key, told)
         try:
             checked(fields[key], value)
         except ParamError as error:

@@ -230,6 +230,16 @@ def read_folder(
     return dataset, report
 
 
+def _hint(others: Mapping[str, int], modality: str) -> str:
+    """What to do about a folder that holds no file of a modality; .csv may be a mere table."""
+    fits = {name: sum(others.get(suffix, 0) for suffix in SUFFIXES[name]) for name in SUFFIXES
+            if name != "portrait"}  # fmt: skip
+    best = max(fits, key=lambda name: fits[name])
+    if not fits[best]:
+        return f"check the folder and the modality ({modality})"
+    return f"pass --modality {best}, or another folder"
+
+
 def _files(root: Path, modality: str, most: int) -> list[str]:
     """Posix paths of the files with the suffixes of a modality, sorted; hidden ones are not."""
     if not root.is_dir():
@@ -248,7 +258,7 @@ def _files(root: Path, modality: str, most: int) -> list[str]:
         has = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3)) or "nothing"
         msg = (
             f"data: {root} holds {len(found)} files of {', '.join(SUFFIXES[modality])} (and {has}),"
-            f" allowed 1 to {most}; check the folder and the modality ({modality})"
+            f" allowed 1 to {most}; {_hint({} if found else others, modality)}"
         )
         raise DataError(msg)
     return sorted(found)

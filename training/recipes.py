@@ -143,7 +143,7 @@ def pictures(
     low, high = figures["gain_interval"]
     tell(
         f"held-out loss {figures['held_out_before']:.4f} -> {figures['held_out_after']:.4f} on "
-        f"{figures['held']} pictures (gain {figures['gain']:.4f}, 95 % {low:.4f} to {high:.4f})"
+        f"{figures['held']} pictures (gain {figures['gain']:.2g}, 95 % {low:.2g} to {high:.2g})"
     )
     if low <= 0:
         tell("it is not shown to know them better than the plain model: add pictures or steps")
