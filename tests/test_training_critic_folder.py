@@ -323,6 +323,9 @@ def test_intervals_know_groups() -> None:
     assert high - low < 0.2
     _, low, high = over_groups(np.mean, [0] * 300, x)
     assert low < 0.5 < high
+    # Few groups of one member: kept as they are they would be as good as certain.
+    _, low, high = over_groups(np.mean, ["a", "b", "c"], [0.1, 0.5, 0.9])
+    assert high - low > 0.4
 
 
 def test_figures_of_a_perfect_and_a_useless_critic(pieces: Path) -> None:

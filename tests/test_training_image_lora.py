@@ -27,7 +27,14 @@ from training.config import ImageLora
 from training.denoising import Answers, DenoisingLoss, with_text
 from training.fit import FitError
 from training.folder import DataError, Dataset
-from training.image_lora import LoraError, Plan, make_optimizer, prepare, train
+from training.image_lora import (
+    LoraError,
+    Plan,
+    held_figures,
+    make_optimizer,
+    prepare,
+    train,
+)
 from training.loop import stopping
 from training.student import noised, student
 
@@ -271,6 +278,18 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_made(
 def test_eight_bits_need_their_library() -> None:
     with pytest.raises(LoraError, match="bitsandbytes is not installed"):
         make_optimizer([], replace(SMALL, eight_bit=True))
+
+
+def test_the_gain_is_as_sure_as_there_are_groups_of_pictures() -> None:
+    """Ten near duplicates are one witness."""
+    before = np.repeat(np.linspace(-1, 1, 6), 10)[:, None] * [1.0, 1.0]
+    after = np.zeros((60, 2))
+    alone = held_figures(before, after, [str(k) for k in range(60)])
+    grouped = held_figures(before, after, [str(k // 10) for k in range(60)])
+    assert alone["gain"] == grouped["gain"]
+    wide, narrow = (np.ptp(found["gain_interval"]) for found in (grouped, alone))
+    assert wide > 2 * narrow
+    assert held_figures(np.zeros((0, 2)), np.zeros((0, 2)), []) == {"held": 0}
 
 
 class TooLarge(DenoisingLoss):

@@ -20,6 +20,7 @@ from tests.test_portrait_model import tiny
 from training.portrait_lora import (
     LoraSettings,
     StyleError,
+    gain_of,
     make_row,
     read_folder,
     split,
@@ -103,6 +104,15 @@ def test_a_style_is_learned_and_worn(folder: Path, tmp_path: Path) -> None:
     assert brow() == plain
     with pytest.raises(StyleError, match="another folder"):
         train_lora(folder, backbone=tmp_path / "model", out=tmp_path / "me", tell=lambda _: None)
+
+
+def test_seconds_of_one_recording_are_one_witness() -> None:
+    before = np.ones((60, 2))
+    after = before.copy()
+    after[:, 0] = np.repeat(np.linspace(0.2, 1.6, 6), 10)
+    low, high = gain_of(before, after, list(range(60)))
+    grouped = gain_of(before, after, [k // 10 for k in range(60)])
+    assert grouped[1] - grouped[0] > 2 * (high - low)
 
 
 def test_what_cannot_be_learned_changes_nothing(tmp_path: Path) -> None:

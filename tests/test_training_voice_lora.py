@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.media_sound import encode_sound
 from tests.test_training_voice import ACTED, said
-from training.voice_lora import StyleError, read_folder
+from training.voice_lora import StyleError, gained, read_folder
 
 
 def put(folder: Path, name: str, text: int = 0, emotion: str = "neutral") -> None:
@@ -72,3 +73,13 @@ def test_a_table_says_what_is_said_and_held_out(tmp_path: Path) -> None:
     assert {(c.speaker, c.sentence) for c in takes.clips} == {("me", f"line {k}") for k in range(3)}
     assert takes.held == {("me", "line 2")}
     assert takes.rated == {}
+
+
+def test_pairs_of_one_sentence_are_one_witness() -> None:
+    before = np.ones((60, 2, 2))
+    after = before.copy()
+    after[:, :, 0] = np.repeat(np.linspace(0.2, 1.6, 6), 10)[:, None]
+    alone = gained(before, after, [("me", str(k)) for k in range(60)])
+    grouped = gained(before, after, [("me", str(k // 10)) for k in range(60)])
+    assert alone["left_after"] == grouped["left_after"]
+    assert np.ptp(grouped["gain_interval"]) > 2 * np.ptp(alone["gain_interval"])

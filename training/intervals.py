@@ -1,7 +1,7 @@
 """Intervals of figures over files that are not independent: takes of a speaker, seeds of a prompt.
 
-Whole groups are drawn with replacement (the cluster bootstrap); with few of them that says little,
-so the members are drawn too. Knows no figure.
+Whole groups are drawn with replacement (the cluster bootstrap); few of them hardly differ from draw
+to draw, so their members are drawn too (the two-stage bootstrap). Knows no figure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 DRAWS = 400
 FEW = 5
-"""Groups under which members are drawn inside every group, and the groups are kept."""
+"""Groups under which members are drawn inside every group that was drawn."""
 
 
 def over_groups(
@@ -27,10 +27,10 @@ def over_groups(
     rows = [np.flatnonzero(which == k) for k in range(len(names))]
     found = []
     for _ in range(DRAWS):
-        if len(rows) >= FEW:
-            at = np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])
-        else:
-            at = np.concatenate([rng.choice(row, len(row)) for row in rows])
+        drawn = [rows[k] for k in rng.integers(0, len(rows), len(rows))]
+        if len(rows) < FEW:
+            drawn = [rng.choice(row, len(row)) for row in drawn]
+        at = np.concatenate(drawn)
         found.append(figure(*(column[at] for column in data)))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(figure(*data)), float(low), float(high)

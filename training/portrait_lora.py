@@ -34,7 +34,6 @@ from adapters.emotion import CORE
 from adapters.face_life import eased
 from adapters.face_motion import ARKIT, read_csv
 from adapters.files import replacing
-from adapters.metrics import bootstrap
 from adapters.voice_analysis import RATE
 from pipelines.media_records import MediaError
 from pipelines.media_sound import load_sound
@@ -50,6 +49,7 @@ from pipelines.portrait_motion import intended
 from pipelines.portrait_sound import FPS, hear, silence
 from training.folder import Sample
 from training.folder_style import StyleError, read_style, write_adapter
+from training.intervals import over_groups
 from training.portrait import Settings, fit_model
 from training.portrait_data import Row, bent, collated
 
@@ -222,15 +222,23 @@ def rest_left(model: PortraitDenoiser, rows: Sequence[Row]) -> tuple[float, floa
     return left, float(np.corrcoef(one, two)[0, 1]) if two.std() > 1e-9 else 0.0
 
 
-def seconds_left(model: PortraitDenoiser, rows: Sequence[Row]) -> Floats:
-    """(N, 2) of each second of the rows: squares that E[y] leaves, squares in all."""
+def seconds_left(model: PortraitDenoiser, rows: Sequence[Row]) -> tuple[Floats, list[int]]:
+    """(N, 2) of each second of the rows: squares that E[y] leaves, squares in all; whose it is."""
     whole = int(FPS)
     parts = [
-        cut(row, first, first + whole)
-        for row in rows
+        (cut(row, first, first + whole), k)
+        for k, row in enumerate(rows)
         for first in range(0, len(row.rest) - whole + 1, whole)
-    ] or list(rows)
-    return np.array([[((a - b) ** 2).sum(), (a**2).sum()] for a, b in _guessed(model, parts)])
+    ] or [(row, k) for k, row in enumerate(rows)]
+    guessed = _guessed(model, [row for row, _ in parts])
+    sums = np.array([[((a - b) ** 2).sum(), (a**2).sum()] for a, b in guessed])
+    return sums, [k for _, k in parts]
+
+
+def gain_of(before: Floats, after: Floats, recordings: Sequence[int]) -> tuple[float, float]:
+    """95 % interval of what less is left, over recordings: seconds of one are alike."""
+    _, low, high = over_groups(lambda a, b: _share(a) - _share(b), recordings, before, after)
+    return low, high
 
 
 @torch.no_grad()
@@ -296,7 +304,8 @@ def train_lora(
     found = read_folder(folder, settings.layout, tell)
     train, decide, unseen = split(found)
     pipe = PortraitPipeline.load(backbone)
-    plain, before = rest_left(pipe.denoiser, decide)[0], seconds_left(pipe.denoiser, unseen)
+    plain = rest_left(pipe.denoiser, decide)[0]
+    before, recordings = seconds_left(pipe.denoiser, unseen)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
         torch.manual_seed(settings.seed)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=LAYERS)
@@ -320,8 +329,8 @@ def train_lora(
     )
     if least >= plain:
         _forget(pipe.denoiser)
-    after = seconds_left(pipe.denoiser, unseen)
-    low, high = bootstrap(lambda a, b: _share(a) - _share(b), before, after)
+    after, _ = seconds_left(pipe.denoiser, unseen)
+    low, high = gain_of(before, after, recordings)
     figures: dict[str, object] = {
         "backbone": Path(base or backbone).name,
         "recordings": len(found),

@@ -30,13 +30,13 @@ import numpy as np
 import torch
 
 from adapters.files import replacing
-from adapters.metrics import bootstrap
 from pipelines.media_sound import load_sound
 from pipelines.voice_model import ADAPTER, HEADS, VoicePipeline
 from training.folder import Sample
 from training.folder_labels import unit
 from training.folder_layouts import SPLITS
 from training.folder_style import StyleError, read_style, write_adapter
+from training.intervals import over_groups
 from training.voice import Feed, Row, Settings, fit_model, make_row, remaining, share_left
 from training.voice_data import Clip, clarity, make_clip, make_pairs
 
@@ -256,18 +256,25 @@ def train_lora(
         model = getattr(pipe, name)
         write_adapter(model, out / name / ADAPTER)
         after = remaining(model, HEADS[name], unseen)
-        gain = _left(before[name]) - _left(after)
-        low, high = bootstrap(lambda x: float(np.mean(x)), gain)
-        figures[name] = {
-            "left_before": round(share_left(before[name]), 4),
-            "left_after": round(share_left(after), 4),
-            "gain_interval": [round(low, 4), round(high, 4)],
-            "pairs": len(unseen),
-        }
+        figures[name] = gained(before[name], after, [row.cell for row in unseen])
     with replacing(out / CARD) as fresh:
         Path(fresh).write_text(json.dumps(figures, indent=1), encoding="utf-8")
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return figures
+
+
+def gained(before: np.ndarray, after: np.ndarray, cells: Sequence[Cell]) -> dict[str, object]:
+    """What a head has learned, by its sums of squares (pairs, channels, 2) on held-out pairs.
+
+    cells: of the pairs; the interval is over sentences, whose pairs share their neutral take.
+    """
+    _, low, high = over_groups(np.mean, cells, _left(before) - _left(after))
+    return {
+        "left_before": round(share_left(before), 4),
+        "left_after": round(share_left(after), 4),
+        "gain_interval": [round(low, 4), round(high, 4)],
+        "pairs": len(before),
+    }
 
 
 def _left(sums: np.ndarray) -> np.ndarray:
