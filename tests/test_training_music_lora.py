@@ -35,6 +35,7 @@ from training.music_lora import (
     in_playable_metre,
     open_backbone,
     read_folder,
+    report_figures,
     split,
     train_style,
 )
@@ -98,6 +99,14 @@ def test_a_style_is_learned_and_the_figures_say_so(style: tuple[Path, dict[str, 
     assert f"{figures['held_out_after']:.3f}" in text
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [6, 12]
+
+
+def test_windows_of_one_piece_are_one_witness() -> None:
+    before, after = np.repeat(np.linspace(-1, 3, 6), 10), np.zeros(60)
+    alone = report_figures(before, after, list(range(60)))
+    grouped = report_figures(before, after, [k // 10 for k in range(60)])
+    assert alone["gain"] == grouped["gain"] == 1
+    assert np.ptp(grouped["gain_interval"]) > 2 * np.ptp(alone["gain_interval"])
 
 
 def test_the_folder_is_an_ordinary_peft_adapter(

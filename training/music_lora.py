@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from adapters.files import replacing
-from adapters.metrics import bootstrap
 from adapters.music_adapter import CONFIG, WEIGHTS, adapter_digest
 from adapters.piece import Piece
 from pipelines.media_midi import load_midi
@@ -39,6 +38,7 @@ from pipelines.music_layout import PIECE_CONTROLS, Edges, Layout
 from pipelines.music_sheet import SOURCES, Sheet, found_sheet
 from training.folder import Dataset
 from training.folder_style import StyleError, read_style
+from training.intervals import over_groups
 from training.loop import Log, clip_gradients, cosine, load_checkpoint, save_checkpoint
 from training.music import Song, batches, ignored_tokens, loss_of, padded, ready, window
 from training.music_data import SHORTEST
@@ -284,7 +284,8 @@ def train_style(
     )
     unseen = [as_source(song, source) for song in unseen]
     # With one held-out piece the same music has to decide and to report; the card then says so.
-    check, report = (windows(songs_, layout) for songs_ in (unseen[::2], unseen[1::2] or unseen))
+    reported = unseen[1::2] or unseen
+    check, report = (windows(songs_, layout) for songs_ in (unseen[::2], reported))
     before = losses(model, report, ignored)
     bars = sum(sheet.piece.bars for sheet in train)
     tell(
@@ -295,7 +296,8 @@ def train_style(
     with _student(model, settings) as (student, matrices):
         text = (songs, layout, check, ignored)
         figures = _fit(student, matrices, *text, settings, out, facts)
-        figures |= _figures(before, losses(student, report, ignored))
+        pieces = [k for k, _ in places(reported)]
+        figures |= report_figures(before, losses(student, report, ignored), pieces)
         figures |= {"pieces": len(train), "bars": bars, "held": max(1, len(held) // 2)}
         figures["independent"] = len(held) > 1
         _write(student, out, facts, figures)
@@ -328,11 +330,15 @@ def _check_same(checkpoint: Path, facts: dict[str, Any]) -> None:
         raise StyleError(msg)
 
 
+def places(songs: Sequence[Song]) -> list[tuple[int, int]]:
+    """Where `windows` begin: number of the song, first bar."""
+    every = [(k, first) for k, song in enumerate(songs) for first in song.whole]
+    return every[:: max(1, -(-len(every) // CHECK_WINDOWS))]
+
+
 def windows(songs: Sequence[Song], layout: Layout) -> Tensor:
     """At most CHECK_WINDOWS windows of songs with all attributes shown, evenly from all."""
-    places = [(song, first) for song in songs for first in song.whole]
-    step = max(1, -(-len(places) // CHECK_WINDOWS))
-    return padded([window(song, at, layout, None) for song, at in places[::step]], layout.pad)
+    return padded([window(songs[k], at, layout, None) for k, at in places(songs)], layout.pad)
 
 
 def as_source(song: Song, source: int) -> Song:
@@ -417,8 +423,9 @@ def _fit(
     return {"steps": step, "best_step": state["at"], "seconds": round(time.monotonic() - began, 1)}
 
 
-def _figures(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    low, high = bootstrap(lambda x: float(x.mean()), before - after)
+def report_figures(before: np.ndarray, after: np.ndarray, pieces: Sequence[int]) -> dict[str, Any]:
+    """Losses (n,) of windows before and after; the gain's interval is over the pieces they are of."""
+    _, low, high = over_groups(np.mean, pieces, before - after)
     return {
         "held_out_before": round(float(before.mean()), 4),
         "held_out_after": round(float(after.mean()), 4),
