@@ -54,15 +54,16 @@ def wire(
         busy = [gr.update(interactive=one is stop) for one in buttons]
         return [cards.progress("Waiting for its turn …"), *busy]
 
+    def ended(request: gr.Request) -> list[Any]:
+        more = making.end(run_of(request, name))  # Enter and Remake start one beside another
+        return [gr.update(interactive=one is not stop or more) for one in buttons]
+
     def idle(request: gr.Request) -> Any:
-        making.end(run_of(request, name))
-        states = [gr.update(interactive=one is not stop) for one in buttons]
+        states = ended(request)
         return states if len(states) > 1 else states[0]  # of one output gradio wants no list
 
     def broken(request: gr.Request) -> list[Any]:
-        making.end(run_of(request, name))
-        states = [gr.update(interactive=one is not stop) for one in buttons]
-        return [cards.failed(ValueError(NOT_STARTED)), *states]
+        return [cards.failed(ValueError(NOT_STARTED)), *ended(request)]
 
     first = gr.on(triggers, live, None, [result.told, *buttons], trigger_mode="once", **QUIET)
     event = first.then(
@@ -125,8 +126,11 @@ def wire_favourite(out: Path, result: Result) -> Any:
         from studio.library_index import Library
 
         library = Library(out)
-        entry = library.find(key)
-        library.favour(entry, favourite=not entry.favourite)
+        try:
+            entry = library.find(key)
+            library.favour(entry, favourite=not entry.favourite)
+        except (ValueError, OSError) as error:  # deleted in another tab, say
+            return [cards.failed(error), gr.skip()]
         told = "No longer a favourite." if entry.favourite else "A favourite; the gallery finds it."
         return [cards.progress(told), _liked(not entry.favourite)]
 

@@ -13,6 +13,7 @@ import hashlib
 import html
 import io
 import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -45,7 +46,7 @@ def served(path: Path | None) -> str | None:
     place = Path(os.environ["GRADIO_TEMP_DIR"]) / "takes" / digest[:32] / path.name
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        half = place.with_name(f"{place.name}.{os.getpid()}.half")
+        half = place.with_name(f"{secrets.token_hex(8)}.half")  # two tabs may ask at once
         shutil.copyfile(path, half)
         half.replace(place)
     return str(place)
@@ -196,12 +197,21 @@ def shown_files(take: Take) -> dict[str, str | None]:
 
 
 def before_of(take: Take) -> Path | None:
-    """The photo that a still picture was made from."""
-    given = take.request.inputs
-    path = given.get("image" if take.request.modality == "portrait" else "init")
-    with suppress(OSError):
-        if path is not None and take.path.suffix != ".mp4" and Path(path).is_file():
-            return Path(path)
+    """The photo that a still picture was made from, as long as it is that photo.
+
+    A stranger's take may name any file of this machine: what is no picture, or another one than
+    the take was made from, is not served.
+    """
+    from pipelines.media import load_image
+
+    name = "image" if take.request.modality == "portrait" else "init"
+    path = take.request.inputs.get(name)
+    if path is None or take.path.suffix == ".mp4":
+        return None
+    with suppress(OSError, ValueError):
+        load_image(path)
+        if hashlib.sha256(path.read_bytes()).hexdigest() == take.request.digests[name]:
+            return path
     return None
 
 

@@ -236,7 +236,7 @@ def export(library: Library, entries: Iterable[Entry], target: Path) -> tuple[Pa
             remarks.append(f"{entry.path}: gone, it is left out")
             continue
         for path in files:
-            _copy(path, target / path.relative_to(library.out))
+            copy_whole(path, target / path.relative_to(library.out))
         ledger.append(target, line)
         lines.append(_job(line["request"], entry, target, remarks))
     if not lines:
@@ -254,7 +254,7 @@ def _job(request: dict[str, Any], entry: Entry, target: Path, remarks: list[str]
         source, digest = Path(str(given["path"])).expanduser(), str(given["sha256"])
         place = target / "inputs" / f"{digest[:12]}{source.suffix.lower()[:8]}"
         if _is_still(source, digest):
-            _copy(source, place)
+            copy_whole(source, place)
             inputs[name] = {"path": place.relative_to(target).as_posix(), "sha256": digest}
         else:
             remarks.append(f"{entry.path.name}: its {name} {source} is gone or changed")
@@ -271,7 +271,7 @@ def _is_still(path: Path, digest: str) -> bool:
     return False
 
 
-def _copy(path: Path, place: Path) -> None:
+def copy_whole(path: Path, place: Path) -> None:
     """Copy a file whole or not at all; hard links would let a change of one change the other."""
     with ledger.explained(place):
         place.parent.mkdir(parents=True, exist_ok=True)

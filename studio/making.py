@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from pipelines.take import Request, Take
 
 EXT = {"image": "png", "music": "mid"}
+INPUTS = "inputs"
+"""Folder within the out folder that holds the uploads of which something was made."""
 _stopping: set[str] = set()
-_wanted: set[str] = set()
+_wanted: Counter[str] = Counter()
+_over: Counter[str] = Counter()
 _running: set[str] = set()
 _lock = threading.Lock()
 loading = threading.Lock()
@@ -40,20 +44,26 @@ def stop(session: str) -> bool:
     """
     with _lock:
         _stopping.add(session)
-        return session in _wanted
+        return _wanted[session] > 0
 
 
 def begin(session: str) -> None:
     """Forget an earlier stop: a new run is wanted."""
     with _lock:
         _stopping.discard(session)
-        _wanted.add(session)
+        _wanted[session] += 1
 
 
-def end(session: str) -> None:
-    """Nothing is wanted any more: the run is over, or never began."""
+def end(session: str) -> bool:
+    """A run is over, or never began; whether another one of this name waits or is under way."""
     with _lock:
-        _wanted.discard(session)
+        known = _over if _over[session] else _wanted  # what ran is no longer among the wanted
+        known[session] = max(known[session] - 1, 0)
+        more = _wanted[session] > 0
+        for one in (_over, _wanted):
+            if not one[session]:
+                del one[session]
+        return more
 
 
 def wait_until_loaded() -> None:
@@ -65,8 +75,10 @@ def wait_until_loaded() -> None:
 def leave(session: str) -> None:
     """End all runs of a browser tab that was closed, and forget it."""
     with _lock:
-        for known in (_stopping, _wanted):
-            known.difference_update([one for one in known if one.partition(":")[0] == session])
+        for known in (_wanted, _over):
+            for one in [one for one in known if one.partition(":")[0] == session]:
+                del known[one]
+        _stopping.difference_update([x for x in _stopping if x.partition(":")[0] == session])
         _stopping.update(one for one in _running if one.partition(":")[0] == session)
 
 
@@ -86,7 +98,9 @@ def running(session: str) -> Iterator[None]:
     finally:
         with _lock:
             _running.discard(session)
-            _wanted.discard(session)
+            if _wanted[session]:
+                _wanted[session] -= 1
+                _over[session] += 1
 
 
 def made(
@@ -106,6 +120,7 @@ def made(
     from pipelines import generate
 
     quiet_libraries(offline=True)
+    requests = [with_own_files(one, out) for one in requests]
     modality = requests[0].modality
     events = generate(
         requests, out_dir=out, best_of=best_of, batch_size=batch_size, offline=True,
@@ -118,6 +133,23 @@ def made(
             yield event
             if session and is_stopping(session):
                 return
+
+
+def with_own_files(request: Request, out: Path) -> Request:
+    """The request with its uploads copied beside the takes: the server forgets uploads in a day.
+
+    Without them nothing that was made of an upload could be made again.
+    """
+    from studio.library_files import copy_whole
+    from studio.server import UPLOADS
+
+    uploads, inputs = (out / UPLOADS).resolve(), dict(request.inputs)
+    for name, path in inputs.items():
+        if path.resolve().is_relative_to(uploads):
+            inputs[name] = out.absolute() / INPUTS / request.digests[name][:16] / path.name
+            if not inputs[name].is_file():
+                copy_whole(path, inputs[name])
+    return replace(request, inputs=inputs)
 
 
 def doing(modality: str, stage: str) -> str:
