@@ -24,6 +24,14 @@ MAX_BODY = 8 * 2**20  # bytes of a request that is no upload: a scene, an emotio
 MAX_UPLOAD = 512 * 2**20  # bytes: a film; pictures and sounds have lower limits in pipelines.media
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_OPEN = (
+    "", "login", "logout", "theme.css", "favicon.ico", "robots.txt", "manifest.json",
+    "gradio_api/theme.css", "gradio_api/user", "gradio_api/login_check", "gradio_api/token",
+    "gradio_api/startup-events",
+)  # fmt: skip
+"""Paths that whoever has not logged in may ask for: what the login is drawn with, and what gradio
+asks itself for when it starts."""
+_OPEN_FOLDERS = ("assets/", "static/", "svelte/")
 Scope = MutableMapping[str, Any]
 Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
 
@@ -33,7 +41,8 @@ class ServerError(ValueError):
 
 
 class Guard:
-    """ASGI middleware: refuse foreign names (400) and changes from foreign pages (403).
+    """ASGI middleware: refuse foreign names (400), changes from foreign pages (403), and
+    everything but the login to who has not logged in where that is asked for (401).
 
     hosts: names without ports that this server answers to; empty for any (then a login is needed).
     """
@@ -66,10 +75,32 @@ class Guard:
         ):
             await _answer(send, 403, "Changes are taken from this server's own pages only.")
             return
+        if _is_stranger(scope):
+            await _answer(send, 401, "Log in first.")
+            return
         if changes and _too_large(scope, headers):
             await _answer(send, 413, "This is larger than anything the page sends.")
             return
         await self.app(scope, receive, send)
+
+
+def _is_stranger(scope: Scope) -> bool:
+    """Whether a login is asked for and whoever asks has not logged in.
+
+    Gradio 6.31 itself lets anybody cancel runs, feed streams and hold a session open, and tells
+    its routes.
+    """
+    served: Any = scope.get("app")
+    if getattr(served, "auth", None) is None:
+        return False
+    path = str(scope.get("path", "")).strip("/")
+    if path in _OPEN or path.startswith(_OPEN_FOLDERS):
+        return False
+    from starlette.requests import HTTPConnection
+
+    cookies = HTTPConnection(scope).cookies
+    names = (f"access-token{kind}-{served.cookie_id}" for kind in ("", "-unsecure"))
+    return all(served.tokens.get(cookies.get(name)) is None for name in names)
 
 
 def _too_large(scope: Scope, headers: dict[str, str]) -> bool:
