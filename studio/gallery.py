@@ -132,7 +132,10 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             told = cards.progress("Choose a take first.")
             return [*values(told=told), gr.skip(), gr.skip(), gr.skip()]
         library = Library(out)
-        token = to_trash(library, [library.find(key)])
+        try:
+            token = to_trash(library, [library.find(key)])
+        except (ValueError, OSError) as error:  # another tab was quicker, or the disk is full
+            return [*values(told=cards.failed(error)), gr.skip(), gr.skip(), gr.skip()]
         hidden = {name: gr.update(visible=False) for name in _STAGE}
         told = cards.progress("Deleted; Undo delete brings it back.")
         emptied = values(told=told, card="", key="", **hidden)
@@ -150,11 +153,14 @@ def gallery_tab(panel: Any, out: Path) -> Result:
     def copy(*given: Any) -> list[Any]:
         from studio.library_files import export as copy_out
 
-        entries = _entries(out, *given)
-        if not entries:
-            return [cards.progress("Nothing is found, so nothing is copied."), gr.skip()]
         folder = out / EXPORTS / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        manifest, remarks = copy_out(Library(out), entries, folder)
+        try:
+            entries = _entries(out, *given)
+            if not entries:
+                return [cards.progress("Nothing is found, so nothing is copied."), gr.skip()]
+            manifest, remarks = copy_out(Library(out), entries, folder)
+        except (ValueError, OSError) as error:
+            return [cards.failed(error), gr.skip()]
         files = [cards.served(one) for one in (manifest, *(x.path for x in entries[:PAGE]))]
         told = f"{len(entries)} copied to {folder.relative_to(out.parent)}."
         return [cards.progress(told, None, remarks), gr.update(value=files, visible=True)]

@@ -152,7 +152,8 @@ def command_of(
     """The command line of a training; copies the files to a folder of their own.
 
     go_on: with the run of this name and its files; no others are needed.
-    Raises ValueError in one line for a kind that there is not, no name or no files.
+    Raises ValueError in one line for a kind that there is not, no name, no files, two of one name,
+    or a style that would be lost.
     """
     if kind not in KINDS:
         msg = f"kind: one of {', '.join(KINDS)}, received {str(kind)[:20]!r}; choose one"
@@ -166,6 +167,9 @@ def command_of(
     if go_on and not place.is_dir():
         msg = f"train: no run is called {slug}; choose its name, or start anew"
         raise ValueError(msg)
+    if not go_on and slug in styles_of(out, kind):
+        msg = f'name: a style called {slug} is there; choose another name, or tick "Go on"'
+        raise ValueError(msg)
     if not go_on:
         shutil.rmtree(data, ignore_errors=True)  # files of an earlier press are not meant any more
         shutil.rmtree(place, ignore_errors=True)
@@ -173,7 +177,11 @@ def command_of(
         for one in files:
             folder = data / felt_by(one.name) if kind == "image" else data
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(one, folder / one.name)
+            copy = folder / one.name
+            if copy.exists():
+                msg = f"files: two are called {one.name}; rename one and upload them again"
+                raise ValueError(msg)
+            shutil.copyfile(one, copy)
     place.parent.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "studio.cli", "train", "lora", "--modality", kind, "--data",

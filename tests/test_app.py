@@ -405,9 +405,20 @@ def test_a_training_is_the_command_line_over_copies(tmp_path: Path) -> None:
     more = command_of(tmp_path / "out", "image", "My style!", 5, 40, [], go_on=True)
     assert more[-2:] == ["--resume", "latest"]
     assert len(list(data.rglob("*.png"))) == 3  # its files are still there
+    style = place / "my-style.safetensors"
+    style.write_bytes(b"x")
+    with pytest.raises(ValueError, match="style called my-style is there"):
+        command_of(tmp_path / "out", "image", "My style!", 5, 20, pictures)
+    assert style.is_file(), "a style that was learned is never written over"
+    style.unlink()
     # Pressed again with other files, the old ones are not meant any more.
     command_of(tmp_path / "out", "image", "My style!", 5, 20, pictures[2:3])
     assert [one.name for one in data.rglob("*")] == ["cat.png"]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "cat.png").write_bytes(b"y")
+    twice = [tmp_path / "cat.png", tmp_path / "more" / "cat.png"]
+    with pytest.raises(ValueError, match=r"two are called cat\.png"):
+        command_of(tmp_path / "out", "image", "Other", 5, 20, twice)
 
 
 @pytest.mark.parametrize(
