@@ -71,10 +71,7 @@ def score_card(take: Take) -> str:
             parts.append(
                 f"<p>{names}: unlike what it was trained on, its reading means little.</p>"
             )
-        parts.append(
-            f"<p>Tick: asked. Upper bar: {html.escape(readers[0].name)}, which may choose. Lower: "
-            f"{html.escape(readers[-1].name)}, which never does.</p>"
-        )
+        parts.append(f"<p>{html.escape(_legend(readers))}</p>")
     else:
         parts.append("<p>Not read.</p>")
     facts = html.escape(" · ".join(card.facts))
@@ -103,6 +100,17 @@ def _emotions(asked: Mapping[str, float], readers: Sequence[Any]) -> str:
         )
     head = f"<tr><th></th><th></th><th>asked</th>{heads}</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _legend(readers: Sequence[Any]) -> str:
+    """What tick, bars and ± mean, and how sure the bars are."""
+    if len(readers) < 2:
+        bars, doubt = f"Bar: {readers[0].name}.", "its bars have no ±, and no second reader"
+    else:
+        bars = f"Upper bar: {readers[0].name}, which may choose. Lower: {readers[1].name}, "
+        bars += "which never does."
+        doubt = "bars have none: how far the two are apart says how sure they are"
+    return f"Tick: asked. {bars} ±: one standard deviation of that reader; {doubt}."
 
 
 def _axes(take: Take) -> str:

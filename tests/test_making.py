@@ -95,3 +95,27 @@ def test_tabs_that_ask_for_one_file_at_once_all_get_it(
         one.join()
     assert len(found) == 8, "a tab was told of an error"
     assert set(found) == {path.read_bytes()}
+
+
+def test_a_card_says_how_sure_its_numbers_are(tmp_path: Path) -> None:
+    from adapters.emotion import CORE
+
+    one = {
+        "intensities": dict.fromkeys(CORE, 0.2),
+        "vad": dict.fromkeys(("valence", "arousal", "dominance"), 0.1),
+        "vad_variance": dict.fromkeys(("valence", "arousal", "dominance"), 0.04),
+    }
+    both = {"critic": {**one, "reader": "here"}, "reader": {**one, "reader": "there"}}
+    request = Request("image", "a lake", EmotionTimeline.parse("fear .6"), 3, "image-tiny")
+    picture = Image.new("RGB", (16, 16))
+    text = cards.score_card(write_take(request, picture, tmp_path, reading=both))
+    assert "+0.10 ± 0.20" in text
+    assert "Upper bar: here, which may choose. Lower: there, which never does." in text
+    assert "how far the two are apart" in text
+    alone = write_take(
+        request.changed(seed=4), picture, tmp_path, reading={"critic": both["critic"]}
+    )
+    text = cards.score_card(alone)
+    assert "Bar: here." in text
+    assert "Lower" not in text
+    assert "no second reader" in text
