@@ -8,6 +8,8 @@ emotion whether the dial works.
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -99,16 +101,24 @@ def image(
 
 
 def follow(events: Iterator[Any], what: str) -> Any:
-    """Follow the steps of a sweep on stderr and return what it yields at last."""
+    """Follow the steps of a sweep on stderr and return what it yields at last.
+
+    Where stderr is no terminal, which has a bar, a line comes every ten seconds.
+    """
     from pipelines import Step
+    from training.progress import PATIENCE
 
     found = None
+    told = time.monotonic()
     with Meter(what) as meter, closing(cast("Generator[Any]", events)):
         for event in events:
             if isinstance(event, Step):
                 meter.step(f"{what}: {DOING[event.stage]}", event.index, event.total)
                 for text in event.notes:
                     note_once(text)
+                if not sys.stderr.isatty() and time.monotonic() - told >= PATIENCE:
+                    note(f"{what}: {DOING[event.stage]}, {event.index} of {event.total}")
+                    told = time.monotonic()
             else:
                 found = event
         note(f"{what}: {meter.seconds:.0f} s")

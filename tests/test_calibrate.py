@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pipelines.calibrate as sweeps
+import studio.calibrate
 from adapters.calibration import Calibration
 from adapters.critic import Reading
 from adapters.directions import DirectionBank
@@ -130,3 +131,13 @@ def test_examine_reports_both_readers(painter):
 def test_mistakes_start_nothing(wrong):
     with pytest.raises(ParamError):
         sweeps.calibrate("image-tiny", **wrong)
+
+
+def test_a_long_sweep_is_heard_of_where_there_is_no_bar(capsys, monkeypatch):
+    monkeypatch.setattr("training.progress.PATIENCE", 0.0)
+    stage = next(iter(studio.calibrate.DOING))
+    events = [Step(3, 20, stage=stage), "found"]
+    sweep = (event for event in events)
+    assert studio.calibrate.follow(sweep, "calibrating it") == "found"
+    said = capsys.readouterr().err
+    assert f"calibrating it: {studio.calibrate.DOING[stage]}, 3 of 20" in said

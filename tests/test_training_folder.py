@@ -183,7 +183,7 @@ def test_quadrants_hold_several_emotions() -> None:
         ([{"emotion": "sadnes"}], {}, "sadness"),
         ([{"label": 3}], {}, '"3" (1)'),
         ([{"valence": "high", "arousal": 1}], {}, "no number"),
-        ([{"valence": 500, "arousal": 1}], {}, "declare it as low..high"),
+        ([{"valence": 500, "arousal": 1}], {}, "no usual scale; write it from 0 to 1"),
         ([{"valence": 5, "arousal": 1}], {"scales": {"valence": "1..4"}}, "declared 1..4"),
         ([{"valence": 5, "arousal": 1}], {"scales": {"valence": "four"}}, "low..high"),
         ([{"votes": {"sad": -1}}], {}, "0 or more"),

@@ -225,8 +225,8 @@ class _Words:
         first = self.wrong.most_common(1)[0][0]
         msg = (
             f"data: {len(self.wrong)} labels of {rows} rows are no emotions: {listed}; nearest "
-            f'known to "{first[:40]}": {", ".join(nearest(first, 3))}; rename them, or say what '
-            "they stand for with labels"
+            f'known to "{first[:40]}": {", ".join(nearest(first, 3))}; rename them, or '
+            "leave those files out"
         )
         raise DataError(msg)
 
@@ -252,10 +252,10 @@ def scale_of(
         if low <= least and most <= high:
             tell(
                 f"{name}: {least:g}..{most:g} is read on the scale {low:g}..{high:g}; if that is "
-                f"wrong, declare it with scales ({name}=low..high)"
+                "wrong, write the column from 0 to 1"
             )
             return low, high
-    msg = f"scales: {name} runs {least:g}..{most:g}, no usual scale; declare it as low..high"
+    msg = f"scales: {name} runs {least:g}..{most:g}, no usual scale; write it from 0 to 1"
     raise DataError(msg)
 
 

@@ -162,7 +162,8 @@ class Report:
             )
         if not self.classes:
             found.append(
-                "nothing says what is felt: emotions cannot be learned from this, a style can"
+                "nothing says what is felt: emotions cannot be learned from this"
+                + (", a style can" if self.modality != "image" else "")
             )
         elif self.unlabelled:
             found.append(f"{self.unlabelled} files have no label")
