@@ -264,9 +264,13 @@ class Run:
         if not self.outcomes:
             return
         out = self.options.out
-        summary = write_summary(out / f"summary{suffix}.csv", self.jobs, self.outcomes)
         title = f"Affect Studio: {name}"
-        page = write_contact_page(out / f"batch{suffix}.html", self.jobs, self.outcomes, title)
+        try:
+            summary = write_summary(out / f"summary{suffix}.csv", self.jobs, self.outcomes)
+            page = write_contact_page(out / f"batch{suffix}.html", self.jobs, self.outcomes, title)
+        except (ValueError, OSError) as error:  # the takes are made: this must not hide how it went
+            note(f"no summary: {one_line(str(error))}")
+            return
         note(f"summary: {summary}" + (f", page: {page}" if page else ""))
 
 

@@ -223,6 +223,17 @@ def test_a_failing_job_is_recorded_and_the_rest_goes_on(made: tuple[Run, Any]) -
     assert [row["status"] for row in rows(job.options.out)] == ["failed"] + ["done"] * 6
 
 
+def test_a_summary_that_cannot_be_written_hides_nothing(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = jobs(tmp_path, weights, {"emotion": "joy .5", "seed": 1}), tmp_path / "out"
+    (out / "summary.csv").mkdir(parents=True)
+    assert batch(path, "--out", out) == 0
+    said = capsys.readouterr().err
+    assert "no summary: " in said
+    assert "1 made of 1" in said
+
+
 def test_a_full_disk_ends_the_batch(made: tuple[Run, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = made
     monkeypatch.setattr(ledger, "MIN_FREE", 2**62)
