@@ -1,4 +1,4 @@
-"""The Film tab: a scene as a text, and the files that were uploaded with it.
+"""The Film tab: a scene as a text, its shots as rows, and the files that were uploaded with it.
 
 A scene names its files by name; only those that came with it, or the samples, are found, and its
 knobs name no folder, file or model of this machine. This file does not know how films are made.
@@ -14,8 +14,9 @@ import gradio as gr
 
 from adapters.assets import ASSETS
 from studio import cards, making
-from studio.actions import SUFFIXES, run_of, wire, wire_actions, wire_favourite, wire_stop
+from studio.actions import QUIET, SUFFIXES, run_of, wire, wire_actions, wire_favourite, wire_stop
 from studio.results import Result, guarded, result_area, run_shown
+from studio.shots import rows_of, shots_view, with_rows
 from studio.tabs import AGREED, make_and_stop
 
 if TYPE_CHECKING:
@@ -89,17 +90,25 @@ def _refuse_names(node: Any) -> None:
             _refuse_names(one)
 
 
+def _edited(state: Any, text: str) -> tuple[Any, Any]:
+    """The text with what was changed in the rows of shots, and its rows; else what is wrong."""
+    turn = state.get("turn") if isinstance(state, Mapping) else None
+    try:
+        new = with_rows(text, state)
+    except ValueError as error:
+        return gr.skip(), rows_of(text, " ".join(str(error).split())[:300], turn)
+    return new, rows_of(new, "", turn)
+
+
 def film_tab(panel: Any, out: Path) -> Result:
     """A scene as text, and the files that it names; returns its result."""
     with gr.Tab("Film", id="film"):
-        scene = gr.Code(
-            sample_scene(),
-            language=None,
-            wrap_lines=True,
-            label="Scene (TOML)",
-            lines=14,
-            max_lines=24,
-        )
+        shots = shots_view(sample_scene(), elem_id="shots", label="Shots")
+        with gr.Accordion("The whole scene as text", open=False):
+            scene = gr.Code(
+                sample_scene(), language=None, wrap_lines=True, label="Scene (TOML)", lines=14,
+                max_lines=24, elem_id="scene",
+            )  # fmt: skip
         files = gr.File(
             [str(cards.served(one)) for one in sample_files()], file_count="multiple",
             label="Files that the scene names", type="filepath", height=140,
@@ -126,6 +135,9 @@ def film_tab(panel: Any, out: Path) -> Result:
 
         yield from guarded(events())
 
+    views: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+    shots.input(_edited, [shots, scene], [scene, shots], **views)
+    scene.change(rows_of, scene, shots, **views)
     given = [panel.text, scene, files, draft, own, agreed]
     wire([make.click], stop, run, given, result, "film", make)
     wire_stop(stop, result, "film")

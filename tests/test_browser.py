@@ -376,6 +376,7 @@ seconds = 1
 
 def test_a_film_of_two_short_scenes(page: Any, server: Server) -> None:
     tab(page, "Film")
+    unfold(page, "The whole scene")
     code = page.locator(".cm-content").locator("visible=true").first
     code.click()
     page.keyboard.press("Control+A")
@@ -388,6 +389,30 @@ def test_a_film_of_two_short_scenes(page: Any, server: Server) -> None:
     page.wait_for_function(
         "[...document.querySelectorAll('video')].some((one) => one.duration > 1.8)"
     )
+
+
+def test_shots_are_rows_of_the_scene_s_text(page: Any) -> None:
+    tab(page, "Film")
+    unfold(page, "The whole scene")
+    text = page.locator("#scene .cm-content")
+    fill(page, "Shot 2: what is seen", "a ship in fog")
+    text.get_by_text('prompt = "a ship in fog"').wait_for()
+    assert text.get_by_text("waves against a cliff").count() == 0
+    page.get_by_role("button", name="Add a shot").click()
+    page.keyboard.type("a red bird")  # what a new shot says is chosen, to be typed over
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelectorAll('#shots .list .shot').length === 5")
+    page.get_by_label("Shot 5: earlier").click()
+    page.wait_for_function("document.activeElement.dataset.at === '3.up'")
+    page.get_by_label("Shot 1: remove").click()
+    text.get_by_text("the sea in the evening").wait_for(state="detached")
+    fill(page, "Shot 1: seconds", "999")
+    page.locator("#shots .why").get_by_text("0.25 to 300").wait_for()
+    text.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(SCENE)
+    page.wait_for_function("document.querySelectorAll('#shots .list .shot').length === 2")
+    assert page.get_by_label("Shot 2: what is seen").input_value() == "a storm"
 
 
 # The gallery -------------------------------------------------------------------------------------
