@@ -8,7 +8,8 @@
 
 What the commands do stands in training.recipes, their knobs in the dataclasses of training.config.
 This file collects what was typed and what a TOML file says, tells on stderr how it goes, and prints
-what was written. `python -m training.cli` has the same commands for a launcher of processes.
+what was written. `python -m training.cli` has lora, slider and directions for a launcher of
+processes.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.directions import DirectionBank
 from adapters.lora import LoraBank
+from adapters.slider_file import read_metadata
 from pipelines.media import load_image
 from studio.cli import run
 from tests.test_training_batches import pictures
@@ -68,7 +69,11 @@ def test_pictures_are_learned_from_a_file_of_settings(
     said = capsys.readouterr()
     assert said.out == f"{out}\n"
     assert "held-out loss" in said.err
-    assert LoraBank(out).names == ("contentment", "anger")
+    bank = LoraBank(out)
+    assert bank.names == ("contentment", "anger")
+    about = read_metadata(bank.files["anger"])
+    assert about["backbone"] == "tiny"
+    assert str(tmp_path.parent) not in json.dumps(about)  # files travel, paths do not
     kept = source_of(out / "config.toml")
     assert kept.values["modality"] == "image"
     assert read(ImageLora, kept.without("modality"), {}).steps == 2
@@ -125,19 +130,20 @@ def test_a_fault_of_the_file_is_told_with_its_line(
         ("empty", "holds 0 files"),
         ("three", "3 usable files for image"),
         ("broken", "8 or more are needed; 8 are damaged"),
+        ("unlabelled", "has one; name folders after emotions (sadness/...), or write metadata"),
     ],
 )
 def test_folders_that_teach_nothing_are_one_line(
     fault: str, told: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / "data" / "anger"
+    data = tmp_path / "data" / ("" if fault == "unlabelled" else "anger")
     data.mkdir(parents=True)
-    for k in range({"empty": 0, "three": 3, "broken": 8}[fault]):
+    for k in range({"empty": 0, "three": 3, "broken": 8, "unlabelled": 12}[fault]):
         if fault == "broken":
             (data / f"{k}.png").write_bytes(b"no picture")
         else:
             Image.effect_noise((32, 32), 20.0 + k).save(data / f"{k}.png")
-    assert run(["train", "lora", "--config", str(config), "--data", str(data.parent)]) == 2
+    assert run(["train", "lora", "--config", str(config), "--data", str(tmp_path / "data")]) == 2
     assert told in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "sliders").exists()
 
@@ -240,6 +246,8 @@ def test_a_launcher_has_the_same_commands(
     assert cli.main(["directions", "--backbone", str(painter), "--vocabulary", "image-tiny",
                      "--out", str(tmp_path / "d"), "--device", "cpu"]) == 0  # fmt: skip
     assert (tmp_path / "d" / "directions.safetensors").is_file()
+    assert cli.main(["slider", "--no-data", "--backbone", str(painter), "--emotion", "sadness",
+                     "--dry-run"]) == 0  # fmt: skip
 
 
 def test_a_launcher_offers_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -311,6 +311,11 @@ def test_one_speaker_is_left_out_by_sentences_or_files(voices: Path) -> None:
     one = Dataset(data.root, "voice", "metadata", tuple(replace(s, group="me") for s in data))
     assert len(set(groups_of(one, said.append))) == len(one)
     assert "hold for these groups alone" in said[0]
+    first, second, *others = one.samples
+    copied = replace(one, samples=(first, replace(second, sha256=first.sha256), *others))
+    groups = groups_of(copied, said.append)
+    assert groups[0] == groups[1]  # a copy in another fold would have been learned
+    assert len(set(groups)) == len(one) - 1
 
 
 def test_intervals_know_groups() -> None:

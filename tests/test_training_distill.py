@@ -163,6 +163,7 @@ def test_rounds_end_in_an_adapter_and_go_on_where_they_stopped(
     about = read_metadata(bank.files["anger"])
     assert about["recipe"] == "distill 1"
     assert about["critic"].startswith("critic-image ")
+    assert about["backbone"] == "tiny"
     row = figures["emotions"]["anger"]
     assert (row["prompts"], row["pictures"], row["reader"]) == (2, 2, "reader-image")
     assert list(row["stages"]) == ["plain", "best of N", "then NFT"]

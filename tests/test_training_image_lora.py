@@ -31,7 +31,6 @@ from training.image_lora import (
     LoraError,
     Plan,
     held_figures,
-    make_optimizer,
     prepare,
     train,
 )
@@ -275,9 +274,10 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_made(
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_eight_bits_need_their_library() -> None:
+def test_eight_bits_need_their_library(data: Dataset, tmp_path: Path) -> None:
+    """Told before anything is encoded."""
     with pytest.raises(LoraError, match="bitsandbytes is not installed"):
-        make_optimizer([], replace(SMALL, eight_bit=True))
+        planned(tiny("sd15"), "sd15", data, tmp_path, eight_bit=True)
 
 
 def test_the_gain_is_as_sure_as_there_are_groups_of_pictures() -> None:

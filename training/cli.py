@@ -1,10 +1,11 @@
-"""The recipes for a launcher of several processes: the options of `affect train`, without typer.
+"""The recipes for a launcher of several processes: as `affect train` has them, without typer.
 
     accelerate launch --num_processes 4 -m training.cli lora --modality image --data photos/ ...
     torchrun --nproc_per_node 4 -m training.cli lora --config my.toml --resume latest
 
 Pictures are learned by all processes together; the main one alone writes and tells. What takes one
-process (styles, sliders, directions) is done by the main one, and the others leave. Options are
+process (styles, sliders, directions) is done by the main one, and the others leave; critics and
+distilling, which take one too, are `affect train`'s alone. Options are
 read from the dataclasses of training.config, as those of `affect train` are.
 """
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _knobs(lora, *LORAS.values())
     slider = verbs.add_parser("slider", help="learn from prompts alone", allow_abbrev=False)
     slider.add_argument("--restart", action="store_true", help="forget what there is")
+    slider.add_argument("--no-data", action="store_true", help="says what holds anyway")
     _knobs(slider, Slider)
     _knobs(verbs.add_parser("directions", help="fit, no training", allow_abbrev=False),
            DirectionsKnobs)  # fmt: skip
@@ -94,7 +96,7 @@ def _run(given: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
     verb, dry = given.pop("verb"), given.pop("dry_run")
     source, resume = source_of(given.pop("config")), given.pop("resume", None)
     modality, restart = given.pop("modality", None), given.pop("restart", False)
-    knobs = {name: value for name, value in given.items() if name != "json"}
+    knobs = {name: value for name, value in given.items() if name not in ("json", "no_data")}
     named, settings = _settings(verb, source, modality, knobs)
     kind = named if verb == "lora" else "image"
     row = recipes.backbone_of(settings.backbone, kind)

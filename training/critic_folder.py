@@ -98,7 +98,10 @@ def usable(data: Dataset, modality: str, tell: Callable[[str], None]) -> Dataset
 
 
 def groups_of(data: Dataset, tell: Callable[[str], None]) -> list[str]:
-    """What may not be torn apart between folds: the set's groups, or else sentences, or files."""
+    """What may not be torn apart between folds: the set's groups, or else sentences, or files.
+
+    Copies of a file are one file.
+    """
     own = [s.group for s in data]
     if len(set(own)) > LEAST_GROUPS:
         return own
@@ -107,7 +110,7 @@ def groups_of(data: Dataset, tell: Callable[[str], None]) -> list[str]:
         tell("one or two speakers or songs: sentences are left out, figures hold for these alone")
         return said
     tell("one or two groups: files are left out one by one, figures hold for these groups alone")
-    return [s.name for s in data]
+    return [s.sha256 for s in data]
 
 
 def dealt(groups: Sequence[str], kinds: Sequence[str], folds: int, seed: int) -> list[list[int]]:

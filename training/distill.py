@@ -57,7 +57,7 @@ FACTS, ROUNDS = "training.json", "rounds"
 FEWEST = 8
 """Prompts: every fourth is kept aside."""
 _UNSEEN = 1_000_000  # seeds from here on are those of the judgement
-_FREE = ("out", "device", "paint_batch", "judge", "checkpointing", "bf16")
+_FREE = ("out", "device", "backbone", "paint_batch", "judge", "checkpointing", "bf16")
 
 
 class DistillError(ValueError):
@@ -159,11 +159,11 @@ def distill(
         LoraError: of training.image_lora.
         KeyboardInterrupt: after what was painted or learned has been kept.
     """
-    out = Path(out)
+    out, base = Path(out), image_lora.public_name(base)
     emotions = core_emotions(settings.emotion, "emotion")
     critic = load_critic(settings.critic)
     reader = load_critic("reader-image") if reader is None else reader
-    if critic.name == reader.name:
+    if critic.name == reader.name or critic.digest == reader.digest:
         msg = f"critic: {critic.name} is the one that reports; choose by another one"
         raise DistillError(msg)
     prompts = prompts_of(settings.prompts, painter.words)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ RECIPE = 2
 FACTS = "training.json"
 _FREE = ("data", "out", "cache", "device", "steps", "rate", "save_every", "checkpointing", "keep",
          "sample_every", "sample_prompt", "sample_steps", "critic_every", "critic", "critic_seeds",
-         "patience", "tracker")  # fmt: skip
+         "patience", "tracker", "backbone", "regularise")  # fmt: skip
 # Settings that a resumed run may change: where things lie, how long, how fast, what is looked at.
+# Model and pictures are known by their digests, so that no file tells a path of somebody's machine.
 _LEVELS = 4  # noise levels at which every held-out picture is read
 _MOST_HELD = 64  # held-out batches, so that a look takes seconds
 _TRAIN, _HELD = "train", "held"
@@ -133,23 +135,29 @@ def prepare(
     Raises:
         TrackerError: a tracker that is not there.
         ValueError: a critic that is not there.
-        LoraError: no picture shows an emotion that was asked for.
+        LoraError: no picture shows an emotion that was asked for, 8 bit without bitsandbytes.
         DataError: no pictures, a resolution that does not fit the model.
         FamilyError: a pipeline that takes no LoRA.
     """
     require(pipe, "lora")
     checked_name(settings.tracker)
+    if settings.eight_bit and not find_spec("bitsandbytes"):
+        msg = "eight_bit: bitsandbytes is not installed; `pip install bitsandbytes`, or leave it"
+        raise LoraError(msg)
     critic = load_critic(settings.critic) if settings.critic_every else None
     asked = core_emotions(settings.emotions)
     train = dataset.of(_TRAIN)
     shown = [name for k, name in enumerate(CORE) if len(train) and train.states[:, k].max() > 0]
     emotions = tuple(name for name in asked if name in shown)
     if not emotions or (len(asked) < len(CORE) and len(emotions) < len(asked)):
+        if not shown:
+            msg = (
+                f"emotions: no picture of {dataset.root} has one; name folders after emotions "
+                '(sadness/...), or write metadata.jsonl: {"file_name": ..., "emotion": "sadness"}'
+            )
+            raise LoraError(msg)
         lacking = ", ".join(name for name in asked if name not in shown)
-        msg = (
-            f"emotions: no picture of {dataset.root} shows {lacking}; it has "
-            f"{', '.join(shown) or 'no labels of emotions'}"
-        )
+        msg = f"emotions: no picture of {dataset.root} shows {lacking}; it has {', '.join(shown)}"
         raise LoraError(msg)
     generator = torch.Generator().manual_seed(settings.seed)
     samples = list(train.about(emotions).samples)  # without pictures that nobody labelled
@@ -233,9 +241,10 @@ def train(
         KeyboardInterrupt: after the step in progress has been kept.
     """
     try:
-        return _train(plan, Path(out), base, "latest" if resume is True else resume or None,
-                      tell if plan.together.main else lambda line: None, loss_of, start or {},
-                      )  # fmt: skip
+        return _train(
+            plan, Path(out), public_name(base), "latest" if resume is True else resume or None,
+            tell if plan.together.main else lambda line: None, loss_of, start or {},
+        )  # fmt: skip
     except (OSError, SafetensorError) as error:  # the second of a disk that is full, too
         about, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         msg = f"out: {about or out} cannot be written ({reason or error}); {_kept(out)}"
@@ -244,6 +253,11 @@ def train(
         hint = "lower --batch or --resolution, or pass --checkpointing, --bf16 or --sample-every 0"
         msg = f"memory: the device has too little; {hint}, in another --out"
         raise LoraError(msg) from error
+
+
+def public_name(base: str) -> str:
+    """What others know a backbone by: a name of the table or a hub's, or that of a folder."""
+    return Path(base).name if base and Path(base).exists() else base
 
 
 def _kept(out: Path) -> str:
@@ -430,18 +444,11 @@ def held_figures(
 def make_optimizer(
     parameters: Sequence[nn.Parameter], settings: ImageLora
 ) -> torch.optim.Optimizer:
-    """AdamW without decay; in 8 bit where that is asked for.
-
-    Raises:
-        LoraError: 8 bit without bitsandbytes.
-    """
+    """AdamW without decay; in 8 bit where that is asked for."""
     given: dict[str, Any] = {"lr": settings.rate, "betas": (0.9, 0.99), "weight_decay": 0.0}
     if not settings.eight_bit:
         return torch.optim.AdamW(parameters, **given)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        msg = "eight_bit: bitsandbytes is not installed; `pip install bitsandbytes`, or leave it"
-        raise LoraError(msg) from error
+    from bitsandbytes.optim import AdamW8bit
+
     optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **given)
     return optimizer
