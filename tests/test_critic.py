@@ -233,7 +233,6 @@ def _scene(sky: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Ima
     return Image.fromarray(a.clip(0, 255).astype(np.uint8)).resize((128, 128))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(SHIPPED) < 2, reason="the shipped critics are not in this checkout")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_reader_tells_a_dark_sea_from_a_bright_meadow(name: str):
@@ -254,7 +253,6 @@ def test_shipped_reader_tells_a_dark_sea_from_a_bright_meadow(name: str):
     assert b.vad_mean[0] > a.vad_mean[0]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(len(SHIPPED) < 2, reason="the shipped critics are not in this checkout")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_folder_is_small_plain_and_described(name: str):

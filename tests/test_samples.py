@@ -43,7 +43,6 @@ def test_it_is_small_free_and_says_what_it_is() -> None:
     assert about["parameters"].startswith(samples.TEXT)
 
 
-@pytest.mark.slow
 def test_both_readers_hear_it_as_neutral_speech() -> None:
     """They were made for people: what was measured is in the sample's card."""
     from adapters.voice_critic import load_voice_critic

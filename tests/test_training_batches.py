@@ -290,7 +290,6 @@ def test_families_get_what_their_denoiser_needs(name: str, data: Dataset, tmp_pa
     assert (batch["latents"].ndim == 3) == (name in ("flux", "qwen-image"))
 
 
-@pytest.mark.slow
 def test_the_shipped_painter_knows_its_own_pictures_again(tmp_path: Path) -> None:
     from pipelines import BACKBONES
 

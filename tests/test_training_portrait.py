@@ -221,7 +221,6 @@ def test_clips_are_prepared_once_and_split(tmp_path: Path) -> None:
         prepared(tmp_path / "none", tmp_path / "empty")
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "facegood"
     folder.mkdir(parents=True)

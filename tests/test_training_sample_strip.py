@@ -154,7 +154,6 @@ def test_a_slope_is_that_of_least_squares() -> None:
     assert found == pytest.approx([0.2])
 
 
-@pytest.mark.slow
 def test_a_real_critic_ends_a_run_and_a_checkpoint_knows_its_looks(
     data: Dataset, tmp_path: Path
 ) -> None:
