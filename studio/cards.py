@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapters.emotion import CORE
+from adapters.emotion import CORE, VAD
 from adapters.reading import ABSTAIN
 from studio.page import COLOURS, card_of
 
@@ -64,7 +64,7 @@ def score_card(take: Take) -> str:
     ]
     if readers:
         parts.append(_emotions(card.asked, readers))
-        parts.append(_axes(take))
+        parts.append(_axes(take, card.asked))
         unsure = [r.name for r in readers if r.in_domain is not None and r.in_domain < ABSTAIN]
         if unsure:
             names = html.escape(" and ".join(unsure))
@@ -113,8 +113,11 @@ def _legend(readers: Sequence[Any]) -> str:
     return f"Tick: asked. {bars} ±: one standard deviation of that reader; {doubt}."
 
 
-def _axes(take: Take) -> str:
-    """Valence, arousal and dominance: asked, and read with one standard deviation."""
+def _axes(take: Take, asked: Mapping[str, float]) -> str:
+    """Valence, arousal and dominance: asked, and read with one standard deviation.
+
+    Of a course both are means over time, as the bars above: its peak was not asked throughout.
+    """
     read = [
         one
         for name in ("critic", "reader")
@@ -123,7 +126,9 @@ def _axes(take: Take) -> str:
     ]
     if not read:
         return ""
-    wanted = take.request.emotion.peak.vad
+    emotion = take.request.emotion
+    means = np.array([asked.get(name, 0.0) for name in CORE]) @ VAD
+    wanted = emotion.peak.vad if emotion.is_constant else means
     rows = []
     for k, axis in enumerate(_AXES):
         cells = ""
@@ -135,7 +140,8 @@ def _axes(take: Take) -> str:
                 sd = f" ± {np.sqrt(max(variance, 0.0)):.2f}"
             cells += f'<td class="n">{f"{mean:+.2f}{sd}" if good else ""}</td>'
         rows.append(f'<tr><td>{axis}</td><td class="n">{wanted[k]:+.2f}</td>{cells}</tr>')
-    return f"<table>{''.join(rows)}</table>"
+    note = "" if emotion.is_constant else "<p>Asked and read: means over time.</p>"
+    return f"<table>{''.join(rows)}</table>{note}"
 
 
 def progress(text: str, share: float | None = None, notes: Sequence[str] = ()) -> str:

@@ -10,9 +10,10 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from adapters.emotion import CORE, EmotionTimeline
+from adapters.emotion import CORE, VAD, EmotionTimeline
 from pipelines.media import encode_image
 from pipelines.take import Request, Take, write_take
+from studio.cards import score_card
 from studio.page import (
     COLOURS,
     ROWS,
@@ -156,6 +157,25 @@ def test_a_course_of_emotions_shows_what_was_asked_on_average(tmp_path: Path) ->
     assert card.dominant == "awe"
     (section,) = sections_of([music_take(tmp_path)])
     assert section.title == "Music", "a piece needs no title"
+
+
+def test_the_point_asked_of_a_course_is_its_mean_as_the_readings_are(tmp_path: Path) -> None:
+    vad = {"vad": dict.fromkeys(("valence", "arousal", "dominance"), 0.0)}
+    course = Request(
+        "voice", "", EmotionTimeline.parse("0s contentment .8; 5s fear .8"), 7, "voice"
+    )
+    asked = {**dict.fromkeys(CORE, 0.0), "contentment": 0.4, "fear": 0.4}
+    reading = {"asked": asked, "critic": {"intensities": dict.fromkeys(CORE, 0.1), **vad}}
+    take = write_take(course, b"RIFF", tmp_path, reading=reading, ext="wav")
+    text = score_card(take)
+    valence = 0.4 * (VAD[CORE.index("contentment"), 0] + VAD[CORE.index("fear"), 0])
+    assert f'<td>valence</td><td class="n">{valence:+.2f}</td>' in text
+    assert "means over time" in text
+    still = make_take(tmp_path)
+    still.reading["critic"].update(vad)
+    assert "means over time" not in score_card(still)
+    valence = 0.8 * VAD[CORE.index("sadness"), 0]
+    assert f'<td>valence</td><td class="n">{valence:+.2f}</td>' in score_card(still)
 
 
 def test_notes_without_their_companions_are_still_a_card(tmp_path: Path) -> None:
