@@ -36,6 +36,7 @@ from training.critic_report import publish
 from training.data import PictureCache, open_cache
 from training.labels import Row, load_rows
 from training.loop import Average, Log, cosine, load_checkpoint, save_checkpoint
+from training.progress import counted
 
 SHORT_SIDE = 112
 """Pixels of the cached pictures' shorter side."""
@@ -215,7 +216,8 @@ def train_critic(
     start = load_checkpoint(work / "A", {"model": model}, {"model": average}, optimizer, g)
     log = Log(work / "A.jsonl", batch, quiet=quiet)
     model.train()
-    for step in range(start, steps):
+    all_steps = range(start, steps)
+    for step in counted(all_steps, "steps of a fit") if quiet else all_steps:
         drawn = torch.multinomial(weight, batch, replacement=True, generator=g)
         x = disturb(crops(cache, [where[at[i]] for i in drawn.tolist()], LEARN_SIDE, g), g)
         want = {key: value[drawn] for key, value in goal.items()}
