@@ -183,7 +183,12 @@ def test_a_stopped_run_goes_on_where_it_stopped(backbone: Path, tmp_path: Path) 
     with pytest.raises(StyleError, match="other rate"):
         train_style(data, out=stopped, settings=changed, resume=True, **options)
     assert json.loads((stopped / ".checkpoint" / "meta.json").read_text())["step"] == 2
+    with (stopped / "log.jsonl").open("a") as file:  # told, then killed before it was kept
+        file.write('{"step": 4, "loss": 9}\n{"st')
     resumed = train_style(data, out=stopped, settings=run, resume=True, **options)
+    log = [json.loads(line) for line in (stopped / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 4]
+    assert log[-1]["loss"] < 9
     assert resumed["held_out_after"] == whole["held_out_after"]
     a, b = load_file(stopped / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS)
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -381,6 +381,7 @@ def _fit(
     feed = feed_from(step)
     log = Log(out / "log.jsonl", batch, total=settings.steps)
     log.step = step
+    log.rewind(step)
     began = time.monotonic() - state["seconds"]
     limit = 60 * settings.minutes or float("inf")
 
@@ -424,7 +425,7 @@ def _fit(
 
 
 def report_figures(before: np.ndarray, after: np.ndarray, pieces: Sequence[int]) -> dict[str, Any]:
-    """Losses (n,) of windows before and after; the gain's interval is over the pieces they are of."""
+    """Losses (n,) of windows before and after; the interval of the gain is over their pieces."""
     _, low, high = over_groups(np.mean, pieces, before - after)
     return {
         "held_out_before": round(float(before.mean()), 4),

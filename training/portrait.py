@@ -253,6 +253,7 @@ def fit_model(
     weights = column_weights(model.scale.numpy())
     log = Log(run / "log.jsonl", feed.batch, total=settings.steps)
     log.step = step
+    log.rewind(step)
     began = time.monotonic() - seconds
 
     def progress() -> float:  # of steps or of time, whichever is farther; the rate follows it

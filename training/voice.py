@@ -463,6 +463,7 @@ def fit_model(
     alphas = pipe.scheduler.alphas_cumprod.clone()
     log = Log(run / "log.jsonl", feed.batch, total=settings.steps)
     log.step = step
+    log.rewind(step)
     began = time.monotonic() - seconds
 
     def progress() -> float:  # of steps or of time, whichever is farther; the rate follows it
