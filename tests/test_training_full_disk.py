@@ -19,6 +19,7 @@ from tests.test_training_music_lora import write_marches
 from tests.test_training_portrait_lora import record
 from tests.test_training_voice import recordings
 from tests.tiny import tiny_composer, tiny_folder, tiny_portrait, tiny_voice
+from training.checkpoints import CheckpointError, Checkpoints
 from training.loop import load_checkpoint, save_checkpoint
 
 
@@ -61,6 +62,12 @@ def test_the_last_checkpoint_stays(tmp_path: Path) -> None:
     save_checkpoint(folder, 1, *given)
     with room(4096), pytest.raises(OSError, match="checkpoint cannot be written"):
         save_checkpoint(folder, 2, *given)
+    with room(4096), pytest.raises(CheckpointError) as told:
+        Checkpoints(tmp_path / "of-pictures").save(5, given, {})
+    line = str(told.value)
+    assert line.count("cannot be written") == line.count("make room") == 1
+    assert "too large" in line
+    (tmp_path / "of-pictures").rmdir()
     assert [one.name for one in tmp_path.iterdir()] == ["checkpoint"]
     assert load_checkpoint(folder, *given) == 1
 

@@ -107,9 +107,10 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(self.folder / f"{self.path(step).name}.tmp", ignore_errors=True)
             kept = self.steps()
+            why = error.__cause__ or error  # of safetensors, what has been told as ours
+            said = " ".join(str(why).split()).removeprefix("Error while serializing: ")[:120]
             msg = (
-                f"checkpoint: step {step} cannot be written to {self.folder.parent} "
-                f"({' '.join(str(error).split())[:120]}); "
+                f"checkpoint: step {step} cannot be written to {self.folder.parent} ({said}); "
                 + (f"that of step {kept[-1]} is kept: " if kept else "")
                 + "make room and pass --resume latest"
             )
