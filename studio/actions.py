@@ -15,7 +15,15 @@ import gradio as gr
 
 from studio import cards, making
 from studio.affect_pad import chosen_emotion
-from studio.results import Result, beside_plain, guarded, run_shown
+from studio.results import (
+    Result,
+    about,
+    beside_plain,
+    guarded,
+    run_shown,
+    told_only,
+    values,
+)
 from studio.run import PANELS, fresh_seed
 
 if TYPE_CHECKING:
@@ -117,6 +125,21 @@ def wire_actions(stop: Any, panel: Any, out: Path, result: Result, name: str) ->
         wire([result.buttons[button].click], stop, runner(fresh), given, result, name)
     if "plain" in result.buttons:
         wire([result.buttons["plain"].click], stop, plain, [result.key], result, name)
+
+
+def wire_choice(out: Path, result: Result) -> None:
+    """Of several pictures the one that is looked at is the one that card and buttons are about."""
+
+    def choose(event: gr.SelectData, keys: list[str], key: str) -> list[Any]:
+        index = event.index if isinstance(event.index, int) else -1
+        if not 0 <= index < len(keys) or keys[index] == key:
+            return values()
+        try:
+            return about(making.take_of(out, keys[index]))
+        except (ValueError, OSError) as error:
+            return told_only(cards.failed(error))
+
+    result.picture.select(choose, [result.keys, result.key], result.all, **QUIET)
 
 
 def wire_favourite(out: Path, result: Result) -> Any:

@@ -19,7 +19,7 @@ from studio import cards, making
 
 FIELDS = (
     "told", "sketch", "picture", "slider", "film", "sound", "figure", "card", "file", "key",
-    "actions",
+    "keys", "actions",
 )  # fmt: skip
 Pair = tuple[str | None, str | None]
 _STAGE = ("picture", "slider", "film", "sound", "figure")
@@ -27,7 +27,10 @@ _STAGE = ("picture", "slider", "film", "sound", "figure")
 
 @dataclass(slots=True)
 class Result:
-    """The components that show a take; buttons: what can be done to it, by name."""
+    """The components that show a take; buttons: what can be done to it, by name.
+
+    key: of the take that card and buttons are about. keys: of the pictures, in their order.
+    """
 
     told: Any
     sketch: Any
@@ -39,6 +42,7 @@ class Result:
     card: Any
     file: Any
     key: Any
+    keys: Any
     actions: Any
     next_to: Any
     buttons: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +85,7 @@ def result_area(
                 elem_classes="pictures", buttons=["download", "fullscreen"],
             )  # fmt: skip
             slider = gr.ImageSlider(
-                label="Before and after", visible=False, interactive=False, type="filepath",
+                label="Drag to compare", visible=False, interactive=False, type="filepath",
                 elem_id=f"slider-{modality}", height=420, buttons=["download", "fullscreen"],
             )  # fmt: skip
             film = gr.Video(
@@ -99,7 +103,7 @@ def result_area(
         buttons=["download", "fullscreen"], type="filepath", elem_id=f"figure-{modality}",
         alt_text="Course of the asked and the read emotion over time",
     )  # fmt: skip
-    key = gr.State("")
+    key, keys = gr.State(""), gr.State([])
     buttons: dict[str, Any] = {}
     with gr.Row(visible=False, elem_classes="actions") as actions:
         file = gr.DownloadButton("Download", size="sm", interactive=False, min_width=80)
@@ -112,20 +116,31 @@ def result_area(
             show_label=False, elem_id=f"use-{modality}",
         )  # fmt: skip
     return Result(
-        told, sketch, picture, slider, film, sound, figure, card, file, key, actions, next_to,
-        buttons,
+        told, sketch, picture, slider, film, sound, figure, card, file, key, keys, actions,
+        next_to, buttons,
     )  # fmt: skip
 
 
-def shown(take: Any, told: str, pictures: Sequence[str], pair: Pair = (None, None)) -> list[Any]:
-    """Values for the components of a result. pair: before and after, shown instead of pictures."""
+def shown(
+    take: Any, told: str, pictures: Sequence[str], pair: Pair = (None, None),
+    keys: Sequence[str] = (),
+) -> list[Any]:  # fmt: skip
+    """Values for the components of a result.
+
+    pictures: the last is the take's. pair: before and after, shown instead of pictures. keys: of
+    the pictures, where they are several.
+    """
     files = cards.shown_files(take)
     both = pair if all(pair) else None
     alone = list(pictures) if both is None or len(pictures) > 1 else []
     return values(
         told=told,
         sketch=gr.update(value="", visible=False),
-        picture=gr.update(value=alone or None, visible=bool(alone), selected_index=None),
+        picture=gr.update(
+            value=alone or None,
+            visible=bool(alone),
+            selected_index=len(alone) - 1 if alone else None,
+        ),
         slider=gr.update(value=both, visible=both is not None),
         film=gr.update(value=files["film"], visible=files["film"] is not None),
         sound=gr.update(value=files["sound"], visible=files["sound"] is not None),
@@ -133,8 +148,15 @@ def shown(take: Any, told: str, pictures: Sequence[str], pair: Pair = (None, Non
         card=cards.score_card(take),
         file=gr.update(value=files["file"], interactive=True),
         key=take.request.key,
+        keys=list(keys) or [take.request.key],
         actions=gr.update(visible=True),
     )
+
+
+def about(take: Any) -> list[Any]:
+    """Card, file and key of one of the pictures that are shown: what the buttons are about."""
+    file = gr.update(value=cards.shown_files(take)["file"], interactive=True)
+    return values(card=cards.score_card(take), file=file, key=take.request.key)
 
 
 def told_only(text: str) -> list[Any]:
@@ -160,6 +182,7 @@ def run_shown(
     modality, last, sketching = requests[0].modality, None, False
     notes: list[str] = []
     pictures: list[str] = []
+    keys: list[str] = []
     if modality == "image":
         options["previews"] = True
     events = making.made(requests, out, session=session, **options)
@@ -169,9 +192,10 @@ def run_shown(
                 last = event
                 if picture := cards.shown_files(event)["picture"]:
                     pictures.append(picture)
+                    keys.append(event.request.key)
                 count = f"{len(pictures)} of {len(requests)} made" if pictures else "Made"
                 pair = (cards.served(cards.before_of(event)), picture)
-                yield shown(event, cards.progress(count, 1.0, notes), pictures, pair)
+                yield shown(event, cards.progress(count, 1.0, notes), pictures, pair, keys)
             else:
                 notes += [one for one in event.notes if one not in notes]
                 text = cards.step_text(event, making.doing(modality, event.stage))
@@ -187,8 +211,9 @@ def run_shown(
         kept = "what was finished is kept" if last is not None else "nothing was finished"
         yield told_only(cards.progress(f"Stopped; {kept}.", None, notes))
     elif last is not None:
-        seconds = f" in {last.seconds:.1f} s" if last.seconds else ""
-        yield told_only(cards.progress(f"Done{seconds}.", None, notes))
+        seconds = f" in {last.seconds:.1f} s" if last.seconds else ""  # of that one
+        many = f": {len(pictures)} pictures" if len(pictures) > 1 else seconds
+        yield told_only(cards.progress(f"Done{many}.", None, notes))
 
 
 def beside_plain(key: str, out: Path, session: str) -> Iterator[list[Any]]:

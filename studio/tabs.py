@@ -23,6 +23,7 @@ from studio.actions import (
     run_of,
     wire,
     wire_actions,
+    wire_choice,
     wire_favourite,
     wire_stop,
 )
@@ -165,6 +166,7 @@ def _media_tab(panel: Any, out: Path, modality: str) -> MediaTab:
     wire_stop(stop, result, modality)
     wire_actions(stop, panel, out, result, modality)
     wire_favourite(out, result)
+    wire_choice(out, result)
     return MediaTab(modality, files, result, shown_knobs.get(style_knob(modality)))
 
 
@@ -255,8 +257,9 @@ def grid_tab(panel: Any, out: Path) -> Result:
     with gr.Tab("Grid", id="grid"):
         prompt = gr.Textbox("the sea", label="What to show", max_length=2000, elem_id="prompt-grid")
         emotions = gr.Dropdown(
-            list(CORE), value=["happiness", "fear", "sadness"], multiselect=True, label="Emotions"
-        )
+            list(CORE), value=["happiness", "fear", "sadness"], multiselect=True, label="Emotions",
+            info="each at every level, instead of the emotion of the panel",
+        )  # fmt: skip
         with gr.Row():
             levels = gr.Slider(1, 5, 3, step=1, label="Levels", info="intensities up to 1")
             seed = gr.Number(7, label="Seed", precision=0)

@@ -166,6 +166,35 @@ def test_a_take_is_made_again_with_another_emotion(page: Any, server: Server) ->
     assert "sadness" in page.locator("#card-image").inner_text()
 
 
+def test_of_several_pictures_the_card_is_of_the_one_that_is_shown(
+    page: Any, server: Server
+) -> None:
+    unfold(page, "Settings")
+    for label, value in (("How many", "3"), ("Steps", "3")):
+        field = page.locator(f"input[aria-label*='{label}']").locator("visible=true").first
+        field.fill(value)
+        field.press("Tab")
+    page.locator("#seed-image").locator("input, textarea").first.fill("5")
+    make(page, "image")
+    card = page.locator("#card-image")
+    keys = [line["key"][:16] for line in takes(server)[-3:]]
+
+    def large() -> str:
+        """Name of the picture that is shown large."""
+        shown = page.locator("#picture-image .preview img").first
+        return str(shown.get_attribute("src")).rpartition("/")[2]
+
+    card.get_by_text(keys[2]).wait_for()
+    assert large().startswith(keys[2][:8])
+    page.locator("#picture-image .thumbnails button").first.click()
+    card.get_by_text(keys[0]).wait_for()
+    assert large().startswith(keys[0][:8])
+    assert "seed 5" in card.inner_text()
+    page.click("#like-image")
+    page.locator("#told-image").get_by_text("A favourite").wait_for()
+    assert [line["key"][:16] for line in ledger.read(server.out)][-1] == keys[0]
+
+
 def test_what_is_refused_is_told_and_make_is_live_again(page: Any, opened: Watched) -> None:
     """A number that is out of range, and a queue that is full: gradio says neither in the tab."""
     unfold(page, "Settings")
