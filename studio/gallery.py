@@ -56,11 +56,11 @@ def gallery_tab(panel: Any, out: Path) -> Result:
             label="Takes", columns=5, height="auto", allow_preview=False, show_label=False,
             fit_columns=False, interactive=False, elem_id="gallery", buttons=[], visible=False,
         )  # fmt: skip
+        more = gr.Button("Show more", size="sm", visible=False, elem_id="more-gallery")
         with gr.Accordion("Map of valence and arousal", open=False):
             chart = map_view(elem_id="map", label="Map")
         keys, pinned, undo_token = gr.State([]), gr.State(""), gr.State("")
         many = gr.State(PAGE)
-        more = gr.Button("Show more", size="sm", visible=False, elem_id="more-gallery")
         result = result_area("gallery", tuple(OFFERS), "Choose a take to see it here.")
         with result.actions:
             compare = gr.Button("Compare with …", size="sm", min_width=90, elem_id="compare")

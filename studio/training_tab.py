@@ -102,7 +102,8 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
             return
         place = out / STYLES / kind / _slug(name)
         for text, lines in followed(command, run_of(request, NAME), float(minutes)):
-            yield [text, _strip(place), cards.log(lines)]
+            here = [line.replace(f"{out}{os.sep}", "") for line in lines]  # no folder is told
+            yield [text, _strip(place), cards.log(here)]
 
     def halt(request: gr.Request) -> Any:
         ends = making.stop(run_of(request, NAME))
@@ -116,6 +117,10 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
     def broken(request: gr.Request) -> list[Any]:
         return [cards.failed(ValueError(NOT_STARTED)), *idle(request)]
 
+    def given(kind: str, files: list[str] | None) -> str:
+        return cards.progress(counted(kind, [Path(one).name for one in files or []]))
+
+    files.change(given, [kind, files], told, **QUIET)
     kind.input(other, kind, [about, steps], **QUIET)
     states = [stop, learn, *(tab.styles for tab in listing)]
     event = learn.click(live, None, [told, stop, learn], **QUIET).then(
@@ -134,6 +139,20 @@ def training_tab(out: Path, media: Sequence[MediaTab] = ()) -> None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")[:40]
+
+
+def counted(kind: str, names: Sequence[str]) -> str:
+    """How many files there are, and of pictures how many for each emotion."""
+    if not names:
+        return "Nothing trained yet."
+    text = f"{len(names)} file" + ("" if len(names) == 1 else "s")
+    if kind != "image" or any(name.endswith(".jsonl") for name in names):
+        return f"{text}."
+    felt = [felt_by(name) for name in names if not name.endswith(".txt")]
+    parts = [f"{felt.count(one)} {one}" for one in (*CORE, "neutral") if one in felt]
+    if "" in felt:
+        parts.append(f"{felt.count('')} whose names begin with no emotion")
+    return f"{text}: {', '.join(parts)}." if parts else f"{text}."
 
 
 def felt_by(name: str) -> str:

@@ -421,6 +421,16 @@ def test_a_training_is_the_command_line_over_copies(tmp_path: Path) -> None:
         command_of(tmp_path / "out", "image", "Other", 5, 20, twice)
 
 
+def test_files_to_learn_from_are_counted() -> None:
+    from studio.training_tab import counted
+
+    names = ["anger-1.png", "anger-2.png", "anger-2.txt", "awe.jpg", "holiday.jpg"]
+    told = "5 files: 1 awe, 2 anger, 1 whose names begin with no emotion."
+    assert counted("image", names) == told
+    assert counted("image", [*names, "metadata.jsonl"]) == "6 files."
+    assert counted("music", ["a.mid"]) == "1 file."
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "files", "says"),
     [("film", "x", 1, "kind"), ("music", "../..", 1, "name"), ("music", "x", 0, "files")],
