@@ -105,15 +105,27 @@ def files_of(library: Library, entry: Entry) -> list[Path]:
 
 
 def delete(library: Library, entries: Sequence[Entry]) -> str:
-    """Move takes with their companions into the trash; returns the token that brings them back."""
+    """Move takes with their companions into the trash; returns the token that brings them back.
+
+    Raises TakeError when somebody else has deleted all of them meanwhile; only the rest is moved.
+    """
     token = secrets.token_hex(4)
     folder = _trash(library, token)
     files_by_entry = [(entry, files_of(library, entry)) for entry in entries]
+    gone = 0
     with library.open(change=True) as index:
         for entry, files in files_by_entry:
+            path = entry.path.relative_to(library.out).as_posix()
+            kept = index.execute("select 1 from takes where path = ? and trash = ''", (path,))
+            if kept.fetchone() is None:  # under another token, which brings it back
+                gone += 1
+                continue
             library.note(index, DELETED, entry, trash=token)
-            for path in files:
-                _move(path, folder / path.relative_to(library.out))
+            for file in files:
+                _move(file, folder / file.relative_to(library.out))
+    if entries and gone == len(entries):
+        msg = f"library: {entries[0].path.name} is deleted already; undo brings it back"
+        raise TakeError(msg)
     return token
 
 

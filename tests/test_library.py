@@ -203,6 +203,17 @@ def test_deleted_and_back(out: Path) -> None:
         undo(library)
 
 
+def test_what_two_tabs_delete_is_deleted_once(out: Path) -> None:
+    """Both saw it; the second deletion must not take the way back of the first."""
+    one, other = Library(out), Library(out)
+    seen = other.page(Search(words="tulips"))
+    token = delete(one, one.page(Search(words="tulips")))
+    with pytest.raises(TakeError, match="deleted already"):
+        delete(other, seen)
+    assert [entry.prompt for entry in undo(one, token)] == ["tulips"]
+    assert "tulips" in prompts(other)
+
+
 def test_undo_takes_nobodys_place(out: Path) -> None:
     library = Library(out)
     entry = library.page(Search(words="tulips"))[0]
