@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import threading
@@ -94,6 +95,8 @@ def save_checkpoint(
     try:
         with told_as_ours(folder):
             _write(fresh, modules, averages, optimizer, generator, {"step": step, **(meta or {})})
+            for path in (*fresh.iterdir(), fresh):
+                _to_disk(path)
     except Exception:
         shutil.rmtree(fresh, ignore_errors=True)  # half a checkpoint is of no use, its room is
         raise
@@ -102,7 +105,17 @@ def save_checkpoint(
     if folder.exists():
         folder.replace(old)
     fresh.replace(folder)
+    _to_disk(folder.parent)  # the new name, before the one before it is let go
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or a folder's names are on the disk, where a power cut leaves them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write(
