@@ -147,6 +147,11 @@ def test_one_seed_has_no_diversity_and_says_so():
     text = markdown({"about": about, **found})
     assert "not measured with one seed" in text
     assert "guided, does not report" in text
+    few = markdown({"about": {**about, "prompts": SCENES[:2]}, **found})
+    assert "**2 subjects are too few for intervals" in few
+    assert "too few for intervals" not in markdown(
+        {"about": {**about, "prompts": "abcdef"}, **found}
+    )
 
 
 # Prompts -----------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ GOALS = {
     "intensity_error": (0.08, "at most"),
     "leakage": (0.35, "at most"),
 }
+FEW = 6
+"""Subjects under which a bootstrap over them is told to be too narrow."""
 DIVERSITY_GOAL = 0.8
 CONTENT_GOAL = 0.95  # of what neutral pictures are found again by
 MEASURES = {
@@ -59,6 +61,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         "A score says how a reader reads a picture, not what anyone feels. Intervals are 95 %, by",
         "bootstrap over subjects. Intensities are 0..1 on the readers' own scales.",
+        *_few(len(about["prompts"])),
         "",
         "* Intensity error: mean distance of the read level from the asked one, on a scale whose",
         "  ends are the stored calibration's for the critic that made it, else this run's own dial",
@@ -75,6 +78,15 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += _content(report)
     lines += _traps(report)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _few(subjects: int) -> list[str]:
+    """A warning where subjects are so few that intervals over them come out too narrow."""
+    if subjects >= FEW:
+        return []
+    what = f"{subjects} subject{'s' if subjects > 1 else ''}"
+    return ["", f"**{what} are too few for intervals: those below are too narrow. Give {FEW} or "
+            "more.**"]  # fmt: skip
 
 
 def _together(report: Mapping[str, Any]) -> list[str]:

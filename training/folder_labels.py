@@ -250,10 +250,10 @@ def scale_of(
         return low, high
     for low, high in SCALES:
         if low <= least and most <= high:
-            tell(
-                f"{name}: {least:g}..{most:g} is read on the scale {low:g}..{high:g}; if that is "
-                "wrong, write the column from 0 to 1"
+            wrong = (
+                "; if that is wrong, write the column from 0 to 1" if (low, high) != (0, 1) else ""
             )
+            tell(f"{name}: {least:g}..{most:g} is read on the scale {low:g}..{high:g}{wrong}")
             return low, high
     msg = f"scales: {name} runs {least:g}..{most:g}, no usual scale; write it from 0 to 1"
     raise DataError(msg)
