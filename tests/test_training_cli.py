@@ -276,6 +276,7 @@ def test_a_slider_is_learned_from_prompts(
     told = json.loads(capsys.readouterr().out)
     assert told["sliders"] == [str(out / "sadness.safetensors")]
     assert LoraBank(out).names == ("sadness",)
+    assert source_of(out / "config.toml").values["emotion"] == "sadness"
     assert run([*command, "--emotion", "sad"]) == 2
     assert "did you mean sadness" in capsys.readouterr().err
     finished = (out / "sadness.safetensors").read_bytes()

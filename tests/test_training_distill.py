@@ -187,6 +187,7 @@ def test_rounds_end_in_an_adapter_and_go_on_where_they_stopped(
     painter = Painter.load(str(folder), device="cpu")
     with pytest.raises(KeyboardInterrupt):
         distill(painter, settings, tmp_path / "again", tell=stop)
+    assert (tmp_path / "again" / "config.toml").is_file(), "to go on with"
     with pytest.raises(DistillError, match="holds a run that was stopped; pass --resume latest"):
         distill(painter, settings, tmp_path / "again")
     other = Distill(**{**settings.to_json(), "n": 3})

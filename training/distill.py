@@ -43,13 +43,15 @@ from pipelines.ledger import write_atomic
 from pipelines.media import encode_image, load_image
 from pipelines.painter import Painter, Sitting
 from training import image_lora
-from training.config import ImageLora, core_emotions
+from training.config import ImageLora, as_toml, core_emotions
 from training.config_distill import Distill
 from training.distill_report import Judged, judged, lines, sheet
 from training.fit import FitError
 from training.folder import Dataset, Sample
 from training.loop import stopping
 from training.negative_aware import NegativeAwareLoss, blended, wanted
+from training.progress import counted
+from training.recipes import SETTINGS
 
 RECIPE = 1
 """Raised when the recipe changes what the same settings would produce."""
@@ -175,6 +177,8 @@ def distill(
         **{k: v for k, v in settings.to_json().items() if k not in (*_FREE, "prompts", "critic")},
     }
     _check_out(out, facts, resume=resume)
+    if not (out / SETTINGS).exists():  # at once, so that a stopped run can be gone on with by it
+        write_atomic(out / SETTINGS, as_toml(settings).encode())
     run = Run(painter, settings, critic, prompts, out, tell)
     figures = {}
     for emotion in emotions:
@@ -314,7 +318,8 @@ def _painted(
         folder.mkdir(parents=True, exist_ok=True)
         size = run.settings.paint_batch
         with stopping() as stopped:
-            for start in range(0, len(todo), size):
+            starts = range(0, len(todo), size)
+            for start in counted(starts, "pictures painted", run.tell, each=size):
                 part = todo[start : start + size]
                 shown = emotion if slider is not None or own else Emotion.of("sadness", 0.0)
                 sittings = [Sitting(run.prompts[p], shown, s) for p, s in part]

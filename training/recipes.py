@@ -214,7 +214,9 @@ def style(
     del knobs["out"], knobs["backbone"]
     given = {"backbone": row.folder, "base": row.name, "out": out, "resume": bool(resume),
              "tell": tell}  # fmt: skip
-    return learn(data, given, tell, **knobs)
+    figures = learn(data, given, tell, **knobs)
+    keep_settings(out, settings, modality)
+    return figures
 
 
 def _first_files(modality: str, settings: Any, out: Path, tell: Tell) -> Path:
@@ -296,6 +298,7 @@ def sliders(
 ) -> dict[str, Any]:
     """Learn bipolar sliders from prompts (training.lora); a stopped run is gone on with."""
     from pipelines import load
+    from pipelines.ledger import write_atomic
     from training.lora import Settings, train_slider
 
     vocabulary = vocabulary_of(settings.vocabulary, row)
@@ -311,6 +314,7 @@ def sliders(
         )  # fmt: skip
         tell(f"{emotion}: {path}")
         files.append(str(path))
+    write_atomic(out / SETTINGS, as_toml(settings).encode())
     return {"path": str(out), "sliders": files}
 
 
