@@ -6,7 +6,8 @@ result (`studio.results`). What its buttons do is in `studio.actions`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,14 +241,26 @@ def _settings(modality: str, out: Path) -> tuple[list[Any], dict[str, Any]]:
 
 def _upload(kind: str, label: str, value: str | None) -> Any:
     if kind == "image":
-        return gr.Image(value, label=label, alt_text=label, type="filepath",
-                        sources=["upload", "clipboard"], buttons=["fullscreen"], height=200,
-                        min_width=180)  # fmt: skip
+        image = gr.Image(value, label=label, alt_text=label, type="filepath",
+                         sources=["upload", "clipboard"], buttons=["fullscreen"], height=200,
+                         min_width=180)  # fmt: skip
+        image.preprocess = functools.partial(_as_sent, image.preprocess)
+        return image
     if kind == "sound":
         return gr.Audio(value, label=label, type="filepath", sources=["upload", "microphone"],
                         buttons=["download"], min_width=180)  # fmt: skip
     return gr.File(value, label=label, type="filepath", file_types=SUFFIXES[kind], height=150,
                    min_width=160)  # fmt: skip
+
+
+def _as_sent(usual: Callable[[Any], Any], sent: Any) -> Any:
+    """The file that was uploaded, as it is; gradio has seen that it is one of its own by then.
+
+    gradio would open it, and of one that is no picture show a page of its insides and our folder.
+    `pipelines.media` opens it with care and says in one line what is wrong.
+    """
+    path = getattr(sent, "path", None)
+    return usual(sent) if path is None else str(path)
 
 
 def grid_tab(panel: Any, out: Path) -> Result:

@@ -421,6 +421,18 @@ def test_a_training_is_the_command_line_over_copies(tmp_path: Path) -> None:
         command_of(tmp_path / "out", "image", "Other", 5, 20, twice)
 
 
+def test_a_broken_picture_comes_to_our_own_reader(tmp_path: Path) -> None:
+    from gradio.data_classes import ImageData
+
+    from studio.tabs import _upload
+
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    image = _upload("image", "Photo", None)
+    assert image.preprocess(ImageData(path=str(broken))) == str(broken)
+    assert image.preprocess(None) is None
+
+
 def test_files_to_learn_from_are_counted() -> None:
     from studio.training_tab import counted
 
