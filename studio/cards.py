@@ -13,6 +13,7 @@ import hashlib
 import html
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -168,8 +169,18 @@ def log(lines: Sequence[str]) -> str:
 
 def failed(error: BaseException) -> str:
     """One line that says what is wrong."""
-    text = html.escape(" ".join(str(error).split())[:600] or type(error).__name__)
+    said = _without_folder(" ".join(str(error).split()))
+    text = html.escape(said[:600] or type(error).__name__)
     return f'<div class="told" role="alert"><span class="wrong">{text}</span></div>'
+
+
+def _without_folder(text: str) -> str:
+    """A line without the server's folders: who looks at the page need not know where it lies."""
+    uploads = os.environ.get("GRADIO_TEMP_DIR", "")
+    if not uploads:
+        return text
+    out = re.escape(str(Path(uploads).parent) + os.sep)
+    return re.sub(rf"{out}(?:[^/\\\s]+[/\\])*", "", text)
 
 
 def step_text(step: Step, doing: str) -> str:

@@ -223,6 +223,18 @@ def test_progress_and_errors_are_escaped() -> None:
         assert "&lt;script&gt;" in text
 
 
+def test_an_error_names_the_file_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my takes"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(out / ".uploads"))
+    told = cards.failed(ValueError(f"{out / 'inputs' / 'bf89' / 'bad one.png'}: no picture"))
+    assert "bad one.png: no picture" in told
+    assert "my takes" not in told
+    assert "bf89" not in told
+    assert "/other/file.png" in cards.failed(ValueError("/other/file.png: no picture"))
+
+
 def test_stop_is_remembered_until_the_next_run() -> None:
     making.stop("one")
     assert making.is_stopping("one")
