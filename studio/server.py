@@ -10,6 +10,7 @@ Source: measured on Gradio 6.31; Host and Origin are compared as ComfyUI does on
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -223,6 +224,18 @@ def hosts_of(host: str, share: bool, names: Sequence[str] = ()) -> tuple[str, ..
     return (*LOCAL, host.lower(), *(name.lower() for name in names))
 
 
+def check_port(host: str, port: int | None) -> None:
+    """Raise ValueError, one line, for a port that cannot be listened on; None is any free one."""
+    if port is None:
+        return
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=kind).close()
+    except OSError as error:
+        msg = f"port: {host}:{port} is taken or not allowed; choose another --port"
+        raise ValueError(msg) from error
+
+
 def launch(
     out: Path,
     *,
@@ -241,6 +254,7 @@ def launch(
     """
     check_open(host, share, auth, names)
     check_tools(mcp, auth)
+    check_port(host, port)
     out = prepare(out)
     from starlette.middleware import Middleware
 

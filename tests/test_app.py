@@ -204,6 +204,19 @@ def test_tools_are_not_offered_behind_a_login_that_they_cannot_pass() -> None:
         check_tools(True, ("me", "long enough"))
 
 
+def test_a_port_that_is_taken_is_one_line() -> None:
+    import socket
+
+    from studio.server import check_port
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port: 127.0.0.1:{port} .* --port"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
+    check_port("127.0.0.1", None)
+
+
 def test_a_login_can_stay_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDIO_PASS", "long enough")
     assert login("me:env:STUDIO_PASS") == ("me", "long enough")
