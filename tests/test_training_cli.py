@@ -69,6 +69,7 @@ def test_pictures_are_learned_from_a_file_of_settings(
     said = capsys.readouterr()
     assert said.out == f"{out}\n"
     assert "held-out loss" in said.err
+    assert "too few held-out pictures" in said.err
     bank = LoraBank(out)
     assert bank.names == ("contentment", "anger")
     about = read_metadata(bank.files["anger"])

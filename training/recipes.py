@@ -140,11 +140,17 @@ def pictures(
     if not figures["held"]:
         tell("no labelled picture was held out, so nothing is known of others: add pictures")
         return figures
+    from training.intervals import FEW
+
     low, high = figures["gain_interval"]
-    tell(
+    line = (
         f"held-out loss {figures['held_out_before']:.4f} -> {figures['held_out_after']:.4f} on "
-        f"{figures['held']} pictures (gain {figures['gain']:.2g}, 95 % {low:.2g} to {high:.2g})"
+        f"{figures['held']} pictures (gain {figures['gain']:.2g}"
     )
+    if figures["held"] < FEW:  # draws of so few say how alike they are, not how sure it is
+        tell(f"{line}): too few held-out pictures to know it of others: add pictures")
+        return figures
+    tell(f"{line}, 95 % {low:.2g} to {high:.2g})")
     if low <= 0:
         tell("it is not shown to know them better than the plain model: add pictures or steps")
     return figures
