@@ -55,8 +55,13 @@ def tab(page: Any, name: str) -> None:
 
 
 def unfold(page: Any, title: str) -> None:
-    """Open what is folded under a title in the panel or the tab that is shown."""
+    """Open what is folded under a title in the panel or the tab that is shown, as a person does.
+
+    What is folded is drawn when it is opened, and gradio then sets its fields once more: what a
+    script types in the first tenths of a second is lost.
+    """
     page.get_by_role("button", name=re.compile(f"^{title}")).locator("visible=true").first.click()
+    page.wait_for_timeout(700)
 
 
 def fill(page: Any, label: str, value: object) -> None:
