@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -29,6 +29,16 @@ def told_as_ours(path: Path | str) -> Iterator[None]:
         why = " ".join(str(error).split()).removeprefix("Error while serializing: ")[:120]
         msg = f"{path} cannot be written ({why}); make room, or name another folder"
         raise OSError(msg) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names and renames in a folder durable; not every system lets a folder be opened."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from adapters.files import sync_folder
+
 LEDGER = "takes.jsonl"
 TEMPORARY = ".tmp-"
 
@@ -108,7 +110,7 @@ def write_together(files: Mapping[Path, bytes]) -> list[Path]:
         remove([*halves.values(), *new])
         raise
     for folder in {path.parent for path in files}:
-        _sync_folder(folder)
+        sync_folder(folder)
     return new
 
 
@@ -257,13 +259,3 @@ def _try_lock(file: int) -> bool:
             return False
         raise
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every system lets a folder be opened."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from adapters.files import replacing, told_as_ours
+from adapters.files import replacing, sync_folder, told_as_ours
 from training.progress import say, step_line
 
 
@@ -95,8 +95,10 @@ def save_checkpoint(
     try:
         with told_as_ours(folder):
             _write(fresh, modules, averages, optimizer, generator, {"step": step, **(meta or {})})
-            for path in (*fresh.iterdir(), fresh):
-                _to_disk(path)
+            for path in fresh.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            sync_folder(fresh)
     except Exception:
         shutil.rmtree(fresh, ignore_errors=True)  # half a checkpoint is of no use, its room is
         raise
@@ -105,17 +107,8 @@ def save_checkpoint(
     if folder.exists():
         folder.replace(old)
     fresh.replace(folder)
-    _to_disk(folder.parent)  # the new name, before the one before it is let go
+    sync_folder(folder.parent)  # the new name, before the one before it is let go
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file or a folder's names are on the disk, where a power cut leaves them."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write(
